@@ -1,0 +1,202 @@
+"""Model directories, for inference, and training states, for resuming: never mixed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from asr.config import Config, config_from_dict, config_to_dict
+from asr.features import LogMel
+from asr.model import SpeechModel
+from asr.tokenizer import CharTokenizer
+
+DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
+WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
+
+
+class CheckpointError(ValueError):
+    """A model directory or training state is missing, incomplete or damaged."""
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """All that inference needs.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        features: Log-mel with the training set's mean and deviation.
+        tokenizer: Ids to characters.
+        config: The configuration it was trained with, and its search settings.
+        directory: Where it came from.
+    """
+
+    model: SpeechModel
+    features: LogMel
+    tokenizer: CharTokenizer
+    config: Config
+    directory: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.features.mean.device
+
+
+def build_model(config: Config) -> tuple[SpeechModel, LogMel, CharTokenizer]:
+    """Return an untrained network with its features and tokenizer."""
+    tokenizer = CharTokenizer(config.data.alphabet)
+    model = SpeechModel(
+        config.model, config.features.num_mels, tokenizer.size, config.features.shift_seconds
+    )
+    return model, LogMel(config.features), tokenizer
+
+
+def load_model(directory: str | Path | None = None, device: str = "cpu") -> ModelBundle:
+    """Read a model directory.
+
+    Args:
+        directory: Where it lies; ``None`` is the model inside the package.
+        device: Where its weights go.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the weights do not fit the
+            configuration.
+    """
+    folder = DEFAULT_MODEL if directory is None else Path(directory)
+    for name in (CONFIG, TOKENIZER, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: found no {name}, wanted a model directory")
+    try:
+        config = config_from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        tokenizer = CharTokenizer.load(folder / TOKENIZER)
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: damaged model directory: {error}") from error
+    model, features, built = build_model(config)
+    if built.alphabet != tokenizer.alphabet:
+        raise CheckpointError(
+            f"{folder}: {TOKENIZER} has alphabet {tokenizer.alphabet!r}, "
+            f"{CONFIG} has {built.alphabet!r}"
+        )
+    wanted = {**_prefixed("model", model), **_prefixed("features", features)}
+    _check_weights(folder / WEIGHTS, weights, wanted)
+    for name, tensor in wanted.items():
+        tensor.data.copy_(weights[name])
+    return ModelBundle(model.to(device).eval(), features.to(device), tokenizer, config, folder)
+
+
+def save_model(
+    directory: str | Path,
+    model: SpeechModel,
+    features: LogMel,
+    tokenizer: CharTokenizer,
+    config: Config,
+    dtype: torch.dtype = torch.float32,
+    card: str = "",
+) -> None:
+    """Write a model directory, whole or not at all.
+
+    Args:
+        directory: Made if absent; its files are replaced.
+        model: Network.
+        features: Its features.
+        tokenizer: Its tokenizer.
+        config: Its configuration.
+        dtype: Type of the weights on disk; ``torch.float16`` halves them.
+        card: Text of the model card, ``README.md``; empty writes none.
+    """
+    folder = Path(directory)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors = {**_prefixed("model", model), **_prefixed("features", features)}
+    weights = {
+        name: t.detach().cpu().to(dtype if name.startswith("model.") else t.dtype).contiguous()
+        for name, t in tensors.items()
+    }
+    save_file(weights, temporary / WEIGHTS)
+    text = json.dumps(config_to_dict(config), indent=1) + "\n"
+    (temporary / CONFIG).write_text(text, encoding="utf-8")
+    tokenizer.save(temporary / TOKENIZER)
+    if card:
+        (temporary / CARD).write_text(card, encoding="utf-8")
+    if folder.exists():
+        for path in sorted(temporary.iterdir()):
+            path.replace(folder / path.name)
+        temporary.rmdir()
+    else:
+        temporary.replace(folder)
+
+
+def _prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def _check_weights(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Hold names, shapes and values of the weights against the network's."""
+    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or unknown:
+        raise CheckpointError(
+            f"{path}: does not fit {CONFIG}: missing {missing}, unknown {unknown}"
+        )
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: {name}: found shape {tuple(found[name].shape)}, "
+                f"wanted {tuple(tensor.shape)}"
+            )
+        if not torch.isfinite(found[name]).all():
+            raise CheckpointError(f"{path}: {name}: found NaN or infinite weights")
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a training state, whole or not at all; the one before stays as ``*.previous``."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists():
+        path.replace(previous_state(path))
+    temporary.replace(path)
+
+
+def previous_state(path: Path) -> Path:
+    """Return where the training state before the newest is kept."""
+    return path.with_name(f"{path.name}.previous")
+
+
+def load_state(path: Path) -> tuple[dict[str, Any], str]:
+    """Read the newest training state that is whole.
+
+    Only tensors and plain values are read: no code runs.
+
+    Returns:
+        The state, and a warning if the newest one was damaged and the one before was taken.
+
+    Raises:
+        CheckpointError: There is none, or all are damaged.
+    """
+    problems = []
+    for candidate in (path, previous_state(path)):
+        if not candidate.exists():
+            problems.append(f"{candidate} is missing")
+            continue
+        try:
+            state = torch.load(candidate, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+            problems.append(f"{candidate} is damaged ({str(error).splitlines()[0]})")
+            continue
+        return state, "; ".join(problems)
+    raise CheckpointError(f"no training state to resume: {'; '.join(problems)}")

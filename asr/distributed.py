@@ -1,0 +1,79 @@
+"""One process or many, started by ``torchrun``: who am I, and what do we agree on."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def rank() -> int:
+    """Return this process's number, 0 without ``torchrun``."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes, 1 without ``torchrun``."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Tell whether this process is the one that writes files."""
+    return rank() == 0
+
+
+def start(device: str) -> torch.device:
+    """Join the process group that ``torchrun`` describes, if any.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        The device of this process: its own GPU if there are several.
+
+    Raises:
+        ValueError: A GPU was asked for and none is there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("train.device: found no CUDA device, wanted one; use device=cpu")
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    if not on_gpu:
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def mean(values: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+        values = values / world_size()
+    return values
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Tell all processes whether the flag is set in one of them."""
+    if world_size() == 1:
+        return flag
+    return bool(mean(torch.tensor(float(flag), device=device)) > 0)
+
+
+def gather(item: Any) -> list[Any]:
+    """Return every process's picklable item, in the order of ranks, on every process."""
+    if world_size() == 1:
+        return [item]
+    items: list[Any] = [None] * world_size()
+    dist.all_gather_object(items, item)
+    return items

@@ -1,0 +1,114 @@
+"""What training makes small: CTC and attention together, attention guided by CTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asr.config import TrainConfig
+from asr.ctc import ctc_feasible, ctc_loss, forced_align
+from asr.lengths import valid_mask
+from asr.model import SpeechModel
+from asr.tokenizer import CharTokenizer
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Scalars, in nats a character; without the decoder the last two are zero.
+
+    Attributes:
+        total: What is differentiated.
+        ctc: CTC loss.
+        attention: Cross-entropy of the decoder, with label smoothing.
+        guide: Negative log of the attention that lies where CTC places a character.
+    """
+
+    total: Tensor
+    ctc: Tensor
+    attention: Tensor
+    guide: Tensor
+
+
+class JointLoss(nn.Module):
+    """The model with its training loss, so that several processes share one ``forward``.
+
+    Joint CTC and attention: Kim et al., "Joint CTC-attention based end-to-end speech recognition",
+    2017. Guided attention: a character's attention should fall within a frame or two of its place
+    in the CTC forced alignment; it lets attention align in hours instead of days.
+
+    Args:
+        model: The network.
+        config: Weights of the parts.
+    """
+
+    def __init__(self, model: SpeechModel, config: TrainConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def forward(
+        self,
+        features: Tensor,
+        feature_lengths: Tensor,
+        tokens: Tensor,
+        token_lengths: Tensor,
+        with_decoder: bool,
+    ) -> Losses:
+        """Return the losses of a batch.
+
+        Args:
+            features: (B, T, F).
+            feature_lengths: (B,) frames.
+            tokens: (B, U) character ids, padded with ``pad_id``.
+            token_lengths: (B,).
+            with_decoder: False trains encoder and CTC head alone.
+        """
+        model = self.model
+        encoded = model.encode(features, feature_lengths)
+        log_probs, lengths = model.ctc_log_probs(encoded)
+        num_tokens = token_lengths.sum().clamp(min=1)
+        ctc = ctc_loss(log_probs, lengths, tokens, token_lengths).sum() / num_tokens
+        zero = torch.zeros_like(ctc)
+        if not with_decoder:
+            return Losses(ctc, ctc, zero, zero)
+        logits, weights = model.decoder(self.with_start(tokens), encoded)
+        attention = self.cross_entropy(logits, tokens, token_lengths)
+        guide = zero
+        if self.config.guided_attention_weight and weights.shape[2]:
+            frames = forced_align(log_probs.detach(), lengths, tokens, token_lengths)
+            feasible = ctc_feasible(tokens, token_lengths, lengths)
+            guide = self.guide(weights[:, :-1], frames, token_lengths * feasible)
+        ctc_weight = self.config.ctc_weight
+        total = ctc_weight * ctc + (1 - ctc_weight) * attention
+        return Losses(total + self.config.guided_attention_weight * guide, ctc, attention, guide)
+
+    @staticmethod
+    def with_start(tokens: Tensor) -> Tensor:
+        """Return what the decoder reads (B, U + 1): the start mark, then the characters."""
+        return F.pad(tokens, (1, 0), value=CharTokenizer.sos_id)
+
+    def cross_entropy(self, logits: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        """Return the mean cross-entropy of characters and end marks; logits are (B, U + 1, V)."""
+        targets = F.pad(tokens, (0, 1), value=CharTokenizer.pad_id)  # (B, U + 1)
+        targets = targets.scatter(1, token_lengths[:, None], CharTokenizer.eos_id)
+        real = valid_mask(token_lengths + 1, targets.shape[1])
+        losses = F.cross_entropy(
+            logits.float().transpose(1, 2),
+            targets,
+            reduction="none",
+            label_smoothing=self.config.label_smoothing,
+        )  # (B, U + 1)
+        return (losses * real).sum() / real.sum()
+
+    def guide(self, weights: Tensor, frames: Tensor, token_lengths: Tensor) -> Tensor:
+        """Return how far attention (B, U, S) is from CTC's frames (B, U), in nats a character."""
+        labels = self.model.config.ctc_labels_per_frame
+        centres = frames.div(labels, rounding_mode="floor")[:, :, None]  # (B, U, 1)
+        positions = torch.arange(weights.shape[2], device=weights.device)
+        near = (positions - centres).abs() <= self.config.guided_attention_frames
+        mass = (weights * near).sum(dim=2)  # (B, U)
+        real = valid_mask(token_lengths, weights.shape[1]) & (frames >= 0)
+        return -(mass.clamp(min=1e-4).log() * real).sum() / real.sum().clamp(min=1)

@@ -1,0 +1,194 @@
+"""The results of a benchmark on disk: every hypothesis, and a summary as JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import asr
+from asr.score import ErrorCounts, Interval, PairedDifference, Score
+
+HYPOTHESES, SUMMARY, TABLE = "hypotheses.jsonl", "summary.json", "summary.md"
+
+
+def describe_score(score: Score) -> dict[str, Any]:
+    """Return the figures of a set as plain data; rates are fractions."""
+    return {
+        "utterances": len(score.utterances),
+        "wer": score.wer,
+        "wer_interval": list(score.wer_interval),
+        "cer": score.cer,
+        "cer_interval": list(score.cer_interval),
+        "words": score.words.to_json(),
+        "chars": score.chars.to_json(),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return when and on what a run is made: date, processor, GPU, versions."""
+    import torch
+
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "system": platform.platform(),
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {
+            "asr": asr.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "jiwer", "numpy", "silero-vad")},
+        },
+    }
+
+
+def write_report(
+    folder: Path,
+    score: Score,
+    files: Mapping[str, tuple[str, float]],
+    summary: Mapping[str, Any],
+) -> None:
+    """Write the three files of a run, each whole or not at all.
+
+    Args:
+        folder: Made if absent.
+        score: The run.
+        files: Path and duration in seconds of each utterance, by id.
+        summary: Plain data, as `to_markdown` takes it.
+    """
+    lines = []
+    for scored in score.utterances:
+        path, duration = files[scored.id]
+        item = {**scored.to_json(), "audio_filepath": path, "duration": round(duration, 3)}
+        lines.append(json.dumps(item, ensure_ascii=False))
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / HYPOTHESES, "\n".join(lines) + "\n")
+    _write(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    _write(folder / TABLE, to_markdown(summary))
+
+
+def read_hypotheses(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the hypotheses of an earlier run by id.
+
+    Raises:
+        ValueError: The file cannot be read, or a line is not one of `write_report`'s.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+    result: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+            result[str(item["id"])] = str(item["hypothesis"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path}, line {number}: found {line[:40]!r}, "
+                "wanted a JSON object with 'id' and 'hypothesis'"
+            ) from error
+    return result
+
+
+def to_markdown(summary: Mapping[str, Any]) -> str:
+    """Return the summary of a run as Markdown that also reads well on a terminal."""
+    machine, model = summary["machine"], summary["model"]
+    versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
+    search = ", ".join(f"{name} {value}" for name, value in summary["search"].items())
+    skipped = f", {summary['skipped']} unreadable ones left out" if summary["skipped"] else ""
+    lines = [
+        f"# Word error rate on {summary['manifest']}",
+        "",
+        "|     | rate     | 95 % interval      | errors | of     | sub.   | del.   | ins.   |",
+        "|-----|----------|--------------------|--------|--------|--------|--------|--------|",
+        _row("WER", summary["wer"], summary["wer_interval"], summary["words"]),
+        _row("CER", summary["cer"], summary["cer_interval"], summary["chars"]),
+        "",
+        *_baseline_lines(summary["baseline"]),
+        f"- set: {summary['utterances']} utterances, {summary['audio_seconds']:.1f} s of "
+        f"audio{skipped}",
+        f"- speed: {summary['rtfx']:.1f} times real time ({summary['seconds_reading']:.1f} s "
+        f"reading files, {summary['seconds_recognising']:.1f} s recognising)",
+        f"- model: {model['directory']}, {model['parameters'] / 1e6:.1f} M parameters, "
+        f"sha256 {model['sha256'][:16]}…",
+        f"- search: {search}",
+        f"- machine: {machine['gpu'] or machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['threads']} used, {machine['system']}",
+        f"- versions: {versions}",
+        f"- date: {summary['date']}",
+        f"- command: `{summary['command']}`",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def percent(rate: float) -> str:
+    """Return a fraction as a percentage with two digits, without the sign."""
+    return f"{100 * rate:.2f}"
+
+
+def difference_to_text(difference: PairedDifference) -> str:
+    """Return a paired difference in one sentence."""
+    low, high = difference.interval
+    if difference.significantly_worse:
+        judgement = "significantly worse"
+    elif difference.significantly_better:
+        judgement = "significantly better"
+    else:
+        judgement = "no significant difference"
+    return (
+        f"{100 * difference.difference:+.2f} points of WER "
+        f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}, p {difference.p:.2g}): {judgement}"
+    )
+
+
+def _baseline_lines(baseline: Mapping[str, Any] | None) -> list[str]:
+    if baseline is None:
+        return []
+    low, high = baseline["interval"]
+    difference = PairedDifference(baseline["difference"], (low, high), baseline["p"])
+    return [f"- against {baseline['file']}: {difference_to_text(difference)}"]
+
+
+def _row(name: str, rate: float, interval: Interval, counts: Mapping[str, int]) -> str:
+    totals = ErrorCounts(**counts)
+    cells = [
+        f"{percent(rate)} %".ljust(8),
+        f"{percent(interval[0])} to {percent(interval[1])} %".ljust(18),
+        *(
+            str(number).ljust(6)
+            for number in (
+                totals.errors,
+                totals.reference_length,
+                totals.substitutions,
+                totals.deletions,
+                totals.insertions,
+            )
+        ),
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,108 @@
+"""`recipes/librispeech/evaluate.py` and `train.py`: tables come from files, never from hands."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "librispeech"
+sys.path.insert(0, str(RECIPE))
+
+import evaluate  # noqa: E402
+
+SUMMARY = {
+    "wer": 0.1234,
+    "cer": 0.05,
+    "wer_interval": [0.11, 0.13],
+    "cer_interval": [0.04, 0.06],
+    "rtfx": 20.0,
+    "machine": {"gpu": None, "cpu": "Some CPU", "threads": 2},
+    "date": "2026-01-02T03:04:05+00:00",
+    "command": "python -m asr.benchmark",
+}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe folder of its own, with a benchmark that only writes a summary."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "never_run.toml").touch()
+    table = tmp_path / "RESULTS.md"
+    table.write_text(f"before\n{evaluate.BEGIN}\nold\n{evaluate.END}\nafter\n", encoding="utf-8")
+    for name, value in {
+        "RECIPE": tmp_path,
+        "RESULTS": tmp_path / "results",
+        "TABLE": table,
+    }.items():
+        monkeypatch.setattr(evaluate, name, value)
+
+    def benchmark(arguments: list[str]) -> int:
+        output = Path(arguments[arguments.index("--output-dir") + 1])
+        output.mkdir(parents=True)
+        (output / "summary.json").write_text(json.dumps(SUMMARY), encoding="utf-8")
+        return 0
+
+    import asr
+
+    fake = types.SimpleNamespace(main=benchmark)
+    monkeypatch.setitem(sys.modules, "asr.benchmark", fake)
+    monkeypatch.setattr(asr, "benchmark", fake, raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dev-clean.jsonl").touch()
+    return tmp_path
+
+
+def test_evaluation_ends_in_the_table(recipe: Path) -> None:
+    arguments = "model --name mini_5h --manifests . --sets dev-clean -- --beam-size 2".split()
+    assert evaluate.main(arguments) == 0
+    text = (recipe / "RESULTS.md").read_text(encoding="utf-8")
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert (
+        "| mini_5h | dev-clean | 12.34 (11.00–13.00) | 5.00 (4.00–6.00) | 20.0 "
+        "| 2 threads of Some CPU | 2026-01-02 |"
+    ) in text
+    assert "| never_run | not run | not run | not run |" in text
+    assert "--sets dev-clean -- --beam-size 2`" in text
+    kept = json.loads((recipe / "results/mini_5h/dev-clean.json").read_text(encoding="utf-8"))
+    assert kept["wer"] == SUMMARY["wer"] and kept["command"].endswith("--beam-size 2")
+    assert evaluate.main(["--table-only"]) == 0
+    assert (recipe / "RESULTS.md").read_text(encoding="utf-8") == text
+
+
+def test_errors_are_one_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main("model --name x --manifests . --sets nowhere".split()) == 2
+    error = capsys.readouterr().err
+    assert "nowhere.jsonl: not found" in error and error.count("\n") == 1
+    (recipe / "results/x").mkdir(parents=True)
+    (recipe / "results/x/a.json").write_text('{"wer": 1}', encoding="utf-8")
+    assert evaluate.main(["--table-only"]) == 2
+    assert "summary without cer, wer_interval" in capsys.readouterr().err
+    (recipe / "results/x/a.json").unlink()
+    (recipe / "RESULTS.md").write_text("no markers", encoding="utf-8")
+    assert evaluate.main(["--table-only"]) == 2
+    assert "made by evaluate.py: begin" in capsys.readouterr().err
+
+
+def test_the_table_that_ships_is_made_from_the_results_that_ship() -> None:
+    configs = [path.stem for path in (RECIPE / "configs").glob("*.toml")]
+    table = evaluate.make_table(evaluate.load_results(evaluate.RESULTS), configs)
+    text = evaluate.TABLE.read_text(encoding="utf-8")
+    assert text.split(evaluate.BEGIN)[1].split(evaluate.END)[0].strip() == table.strip()
+
+
+def test_an_unknown_configuration_names_the_known_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Loaded by path: as `train` it would be taken for any other module of that name.
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("librispeech_train", RECIPE / "train.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.main(["nothing"]) == 2
+    assert "'nothing' not found: known are " in capsys.readouterr().err

@@ -1,0 +1,134 @@
+"""Decoding a batch: every method, and no utterance depends on its neighbours."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from asr.config import FeatureConfig, ModelConfig, SearchConfig
+from asr.decode import decode_batch
+from asr.features import LogMel
+from asr.model import SpeechModel
+from asr.tokenizer import CharTokenizer
+
+SEARCHES = {
+    "ctc": SearchConfig(method="ctc"),
+    "greedy": SearchConfig(method="greedy"),
+    "beam": SearchConfig(method="beam", beam_size=3),
+    "beam of CTC alone": SearchConfig(method="beam", beam_size=3, ctc_weight=1.0),
+    "beam of attention alone": SearchConfig(method="beam", beam_size=3, ctc_weight=0.0),
+}
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[SpeechModel, LogMel, CharTokenizer]:
+    torch.manual_seed(0)
+    tokenizer = CharTokenizer(" abc")
+    config = ModelConfig(
+        conv_channels=(4, 4),
+        encoder_layers=1,
+        encoder_width=16,
+        attention_width=8,
+        attention_heads=2,
+        embedding_width=8,
+        decoder_width=16,
+    )
+    model = SpeechModel(config, num_mels=20, vocab_size=tokenizer.size)
+    with torch.no_grad():  # a fresh network is sure of nothing; ties would hide differences
+        for weights in model.parameters():
+            weights.mul_(3.0)
+    return model.eval(), LogMel(FeatureConfig(num_mels=20)), tokenizer
+
+
+@pytest.fixture(scope="module")
+def waveforms() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [0.3 * torch.randn(n, generator=generator) for n in (9000, 16000, 21337, 1)]
+
+
+def pad(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
+    padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+    return padded, torch.tensor([len(w) for w in waveforms])
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_batch_gives_what_single_utterances_give(
+    name: str, parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
+) -> None:
+    together = decode_batch(*parts, *pad(waveforms), SEARCHES[name])
+    alone = [decode_batch(*parts, *pad([w]), SEARCHES[name])[0] for w in waveforms]
+    assert together == alone
+    assert len(together) == len(waveforms)
+    assert any(together)
+    assert all(set(text) <= set(" abc") and text == text.strip() for text in together)
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHES if name != "ctc"])
+def test_texts_are_never_longer_than_speech_can_be(
+    name: str, parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
+) -> None:
+    search = replace(SEARCHES[name], max_chars_per_second=2.0)
+    texts = decode_batch(*parts, *pad(waveforms), search)
+    for text, waveform in zip(texts, waveforms, strict=True):
+        assert len(text) <= 2.0 * len(waveform) / 16000 + 1
+
+
+def test_a_weight_of_zero_or_one_runs_one_scorer_only(
+    parts: tuple[SpeechModel, LogMel, CharTokenizer],
+    waveforms: list[Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = parts[0]
+
+    def never(*_: object) -> None:
+        raise AssertionError("not wanted here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.decoder, "forward", never)
+        patch.setattr(model.decoder, "start", never)
+        decode_batch(*parts, *pad(waveforms), SEARCHES["beam of CTC alone"])
+        decode_batch(*parts, *pad(waveforms), SEARCHES["ctc"])
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "ctc_log_probs", never)
+        decode_batch(*parts, *pad(waveforms), SEARCHES["beam of attention alone"])
+        decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"])
+
+
+def test_dropout_is_off_and_the_mode_comes_back(
+    parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
+) -> None:
+    model = parts[0]
+    wanted = decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"])
+    model.train()
+    try:
+        assert decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"]) == wanted
+        assert model.training
+    finally:
+        model.eval()
+    decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"])
+    assert not model.training
+
+
+def test_a_wide_beam_is_no_worse_than_greedy_by_its_own_score(
+    parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
+) -> None:
+    model, features, tokenizer = parts
+
+    def score(texts: list[str]) -> list[float]:
+        """Sum the decoder's log-probabilities of each text, teacher forced."""
+        totals = []
+        for text, waveform in zip(texts, waveforms, strict=True):
+            encoded = model.encode(*features(*pad([waveform])))
+            ids = [*tokenizer.encode(text), tokenizer.eos_id]
+            given = torch.tensor([[tokenizer.sos_id, *ids[:-1]]])
+            log_probs = model.decoder(given, encoded)[0].log_softmax(2)
+            totals.append(sum(float(log_probs[0, i, token]) for i, token in enumerate(ids)))
+        return totals
+
+    with torch.inference_mode():
+        greedy = score(decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"]))
+        wide = replace(SEARCHES["beam of attention alone"], beam_size=20)
+        beam = score(decode_batch(*parts, *pad(waveforms), wide))
+    # Texts that were cut at the longest length, or cleaned of spaces, leave a little play.
+    assert all(b >= g - 1.0 for g, b in zip(greedy, beam, strict=True))

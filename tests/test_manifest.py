@@ -1,0 +1,142 @@
+"""Manifests: what is written is read again from anywhere, and errors name file and line."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr.manifest import ManifestError, Utterance, read_manifest, write_manifest
+
+GOOD = {"audio_filepath": "a/b.wav", "duration": 1.5, "text": "open the door"}
+
+
+def write_lines(path: Path, *lines: object) -> Path:
+    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
+    return path
+
+
+def test_read_fills_in_id_and_folder(tmp_path):
+    path = write_lines(
+        tmp_path / "m.jsonl", GOOD, "", GOOD | {"id": "x", "speaker": "s", "lang": 1}
+    )
+    audio_filepath = str(tmp_path / "a" / "b.wav")
+    assert read_manifest(path) == [
+        Utterance(audio_filepath, 1.5, "open the door", "", "b"),
+        Utterance(audio_filepath, 1.5, "open the door", "s", "x"),
+    ]
+    assert read_manifest(str(path)) == read_manifest(path)
+
+
+def test_absolute_paths_stay(tmp_path):
+    path = write_lines(tmp_path / "m.jsonl", GOOD | {"audio_filepath": "/far/away.flac"})
+    assert read_manifest(path)[0].audio_filepath == "/far/away.flac"
+
+
+def test_byte_order_mark_and_windows_line_ends(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n")
+    assert len(read_manifest(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("{broken", "is not JSON"),
+        ("[1, 2]", "found a list, wanted a JSON object"),
+        ({"duration": 1, "text": ""}, "found no 'audio_filepath' among ['duration', 'text']"),
+        (GOOD | {"audio_filepath": ""}, "audio_filepath is empty"),
+        (GOOD | {"text": 3}, "text is 3, wanted a string"),
+        (GOOD | {"text": None}, "wanted a string"),
+        (GOOD | {"speaker": 7}, "speaker is 7, wanted a string"),
+        ({"audio_filepath": "a", "text": ""}, "found no 'duration'"),
+        (GOOD | {"duration": "2"}, "duration is '2', wanted a positive number of seconds"),
+        (GOOD | {"duration": True}, "duration is True"),
+        (GOOD | {"duration": 0}, "duration is 0"),
+        (GOOD | {"duration": -1.0}, "duration is -1.0"),
+        (GOOD | {"duration": math.nan}, "duration is nan"),
+        (GOOD | {"duration": math.inf}, "duration is inf"),
+    ],
+)
+def test_errors_name_file_line_and_what_was_wanted(tmp_path, line, expected):
+    path = write_lines(tmp_path / "m.jsonl", GOOD, line)
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    assert str(caught.value).startswith(f"{path}, line 2: ")
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_not_text(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"text": "\xff"}\n')
+    with pytest.raises(ManifestError, match="line 1: is not JSON"):
+        read_manifest(path)
+
+
+def test_missing_manifest(tmp_path):
+    with pytest.raises(ManifestError, match=r"cannot be read \(No such file"):
+        read_manifest(tmp_path / "no.jsonl")
+    with pytest.raises(ManifestError, match="Is a directory"):
+        read_manifest(tmp_path)
+
+
+def test_paths_are_written_relative_where_they_can_be(tmp_path, monkeypatch):
+    folder = tmp_path / "corpus"
+    inside = Utterance(str(folder / "audio" / "a.wav"), 1.0, "a", "", "a")
+    outside = Utterance(str(tmp_path / "corpus2" / "b.wav"), 1.0, "b", "", "b")
+    write_manifest(folder / "m.jsonl", [inside, outside])
+    written = [json.loads(line) for line in (folder / "m.jsonl").read_text().splitlines()]
+    assert [values["audio_filepath"] for values in written] == [
+        "audio/a.wav",
+        outside.audio_filepath,
+    ]
+    assert read_manifest(folder / "m.jsonl") == [inside, outside]
+    monkeypatch.chdir(tmp_path)  # paths relative to the working directory are found again
+    write_manifest("corpus/n.jsonl", [Utterance("corpus/audio/a.wav", 1.0, "a", "", "a")])
+    assert json.loads(Path("corpus/n.jsonl").read_text())["audio_filepath"] == "audio/a.wav"
+    assert read_manifest("corpus/n.jsonl")[0].audio_filepath == "corpus/audio/a.wav"
+
+
+def test_a_failed_write_leaves_the_old_manifest_and_nothing_else(tmp_path):
+    path = tmp_path / "m.jsonl"
+    write_manifest(path, [Utterance("a.wav", 1.0, "a")])
+    before = path.read_bytes()
+
+    def broken():
+        yield Utterance("b.wav", 1.0, "b")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        write_manifest(path, broken())
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["m.jsonl"]
+
+
+@given(
+    st.lists(
+        st.builds(
+            Utterance,
+            audio_filepath=st.text(min_size=1).filter(lambda s: "\0" not in s).map("/x/a".__add__),
+            duration=st.floats(1e-3, 1e5),
+            text=st.text(),
+            speaker=st.text(),
+            id=st.text(min_size=1),
+        ),
+        max_size=5,
+    )
+)
+def test_round_trip(tmp_path_factory, utterances):
+    path = tmp_path_factory.mktemp("m") / "m.jsonl"
+    write_manifest(path, utterances)
+    expected = [os.path.abspath(utterance.audio_filepath) for utterance in utterances]
+    got = read_manifest(path)
+    assert [utterance.audio_filepath for utterance in got] == expected
+    for before, after in zip(utterances, got, strict=True):
+        assert (before.duration, before.text, before.speaker, before.id) == (
+            after.duration,
+            after.text,
+            after.speaker,
+            after.id,
+        )
