@@ -1,0 +1,195 @@
+"""Score a model on LibriSpeech's dev and test sets and write the table of results anew.
+
+    python recipes/librispeech/evaluate.py runs/mini_5h/model --name mini_5h \\
+        --manifests runs/manifests --sets dev-clean dev-other
+    python recipes/librispeech/evaluate.py --table-only
+
+Hypotheses, alignments and summaries go to `runs/evaluate/NAME/SET/`. A copy of each summary, with
+command, machine and date, is kept in `results/NAME/SET.json` beside this file, and `RESULTS.md` is
+made from these copies alone: nobody types a figure. What follows `--` goes to `asr.benchmark`, such
+as `-- --beam-size 16`. Works on a CPU and on a GPU; without one, a full set takes minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RECIPE = Path(__file__).parent
+RESULTS = RECIPE / "results"
+TABLE = RECIPE / "RESULTS.md"
+BEGIN = "<!-- made by evaluate.py: begin -->"
+END = "<!-- made by evaluate.py: end -->"
+NOT_RUN = "not run"
+# Summaries are read through this list, so that a change of `asr.benchmark` is caught here.
+SUMMARY_KEYS = ("wer", "cer", "wer_interval", "cer_interval", "rtfx", "machine", "date", "command")
+
+
+class EvaluateError(ValueError):
+    """A manifest or summary that is missing or not what it should be."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on one set; rates are fractions."""
+
+    model: str
+    set: str
+    wer: float
+    wer_interval: tuple[float, float]
+    cer: float
+    cer_interval: tuple[float, float]
+    rtfx: float
+    machine: str
+    date: str
+    command: str
+
+
+def evaluate(model: Path, name: str, manifest: Path, extra: list[str], command: str) -> Path:
+    """Score one set and keep its summary.
+
+    Returns:
+        The kept copy of the summary.
+
+    Raises:
+        EvaluateError: The manifest is missing, or the benchmark failed.
+    """
+    from asr import benchmark
+
+    if not manifest.is_file():
+        raise EvaluateError(f"{manifest}: not found; prepare.py makes the manifests")
+    output = Path("runs/evaluate") / name / manifest.stem
+    arguments = [str(manifest), "--model", str(model), "--output-dir", str(output), *extra]
+    if benchmark.main(arguments) != 0:
+        raise EvaluateError(f"{manifest}: asr.benchmark failed with {shlex.join(arguments)}")
+    summary = read_summary(output / "summary.json")
+    summary["command"] = command  # ours, which makes the table's row, not that of the benchmark
+    kept = RESULTS / name / f"{manifest.stem}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return kept
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read a summary and make sure that it has what the table needs.
+
+    Raises:
+        EvaluateError: It cannot be read or lacks a key.
+    """
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise EvaluateError(f"{path}: no readable summary ({error})") from error
+    missing = [key for key in SUMMARY_KEYS if key not in summary]
+    if missing:
+        raise EvaluateError(f"{path}: summary without {', '.join(missing)}")
+    return summary
+
+
+def load_results(folder: Path) -> list[Result]:
+    """Read all kept summaries, sorted by model and set."""
+    results = []
+    for path in sorted(folder.glob("*/*.json")):
+        summary = read_summary(path)
+        machine = summary["machine"]
+        results.append(
+            Result(
+                model=path.parent.name,
+                set=path.stem,
+                wer=summary["wer"],
+                wer_interval=tuple(summary["wer_interval"]),
+                cer=summary["cer"],
+                cer_interval=tuple(summary["cer_interval"]),
+                rtfx=summary["rtfx"],
+                machine=machine["gpu"] or f"{machine['threads']} threads of {machine['cpu']}",
+                date=summary["date"][:10],
+                command=summary["command"],
+            )
+        )
+    return results
+
+
+def make_table(results: list[Result], configs: list[str]) -> str:
+    """Return the table in Markdown; a configuration without results has a row "not run"."""
+    lines = [
+        "| model | set | WER % (95 % interval) | CER % (95 % interval) | RTFx | machine | date |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted({*configs, *(item.model for item in results)}):
+        rows = [item for item in results if item.model == name]
+        lines += [
+            f"| {name} | {item.set} | {_percent(item.wer, item.wer_interval)} "
+            f"| {_percent(item.cer, item.cer_interval)} | {item.rtfx:.1f} "
+            f"| {item.machine} | {item.date} |"
+            for item in rows
+        ]
+        if not rows:
+            lines.append(f"| {name} | {NOT_RUN} | {NOT_RUN} | {NOT_RUN} | | | |")
+    commands = [f"- {item.model}, {item.set}: `{item.command}`" for item in results]
+    if commands:
+        lines += ["", "Commands:", "", *commands]
+    return "\n".join(lines)
+
+
+def write_table(table: Path, content: str) -> None:
+    """Put `content` between the markers of a file and leave the rest of it as it is.
+
+    Raises:
+        EvaluateError: The file has not exactly one pair of markers.
+    """
+    text = table.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
+        raise EvaluateError(f"{table}: wanted one line {BEGIN!r} and, after it, one line {END!r}")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    temporary = table.with_name(table.name + ".tmp")
+    temporary.write_text(f"{before}{BEGIN}\n\n{content}\n\n{END}{after}", encoding="utf-8")
+    temporary.replace(table)
+
+
+def _percent(rate: float, interval: tuple[float, float]) -> str:
+    return f"{100 * rate:.2f} ({100 * interval[0]:.2f}–{100 * interval[1]:.2f})"
+
+
+def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Split the command line into ours and what follows `--`."""
+    split = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", nargs="?", type=Path, help="model directory")
+    parser.add_argument("--name", help="of the row; the configuration's name if it has one")
+    parser.add_argument("--manifests", type=Path, default=Path("runs/manifests"))
+    parser.add_argument("--sets", nargs="+", default=["dev-clean", "dev-other"], metavar="SET")
+    parser.add_argument("--table-only", action="store_true", help="only write RESULTS.md anew")
+    arguments = parser.parse_args(argv[:split])
+    if not arguments.table_only and not (arguments.model and arguments.name):
+        parser.error("a model directory and --name are needed (or --table-only)")
+    return arguments, argv[split + 1 :]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate and write the table; return 2 after an error of the user's."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments, extra = parse_arguments(argv)
+    command = shlex.join(["python", "recipes/librispeech/evaluate.py", *argv])
+    try:
+        for name in [] if arguments.table_only else arguments.sets:
+            manifest = arguments.manifests / f"{name}.jsonl"
+            evaluate(arguments.model, arguments.name, manifest, extra, command)
+        configs = [path.stem for path in (RECIPE / "configs").glob("*.toml")]
+        write_table(TABLE, make_table(load_results(RESULTS), configs))
+        print(f"{TABLE} written")
+    except ValueError as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
