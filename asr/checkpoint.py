@@ -18,9 +18,11 @@ from torch import Tensor
 
 from asr.config import Config, config_from_dict, config_to_dict
 from asr.features import LogMel
+from asr.lm import CharNgramLM
 from asr.model import SpeechModel
 from asr.tokenizer import CharTokenizer
 
+LANGUAGE_MODEL = "lm.safetensors"
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
 WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
 
@@ -39,6 +41,7 @@ class ModelBundle:
         tokenizer: Ids to characters.
         config: The configuration it was trained with, and its search settings.
         directory: Where it came from.
+        language_model: Of its language, if it has one.
     """
 
     model: SpeechModel
@@ -46,6 +49,7 @@ class ModelBundle:
     tokenizer: CharTokenizer
     config: Config
     directory: Path
+    language_model: CharNgramLM | None = None
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +85,8 @@ def load_model(directory: str | Path | None = None, device: str = "cpu") -> Mode
         config = config_from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         tokenizer = CharTokenizer.load(folder / TOKENIZER)
         weights = load_file(folder / WEIGHTS)
+        has_lm = (folder / LANGUAGE_MODEL).is_file()
+        language_model = CharNgramLM.load(folder / LANGUAGE_MODEL) if has_lm else None
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: damaged model directory: {error}") from error
     model, features, built = build_model(config)
@@ -93,7 +99,9 @@ def load_model(directory: str | Path | None = None, device: str = "cpu") -> Mode
     _check_weights(folder / WEIGHTS, weights, wanted)
     for name, tensor in wanted.items():
         tensor.data.copy_(weights[name])
-    return ModelBundle(model.to(device).eval(), features.to(device), tokenizer, config, folder)
+    return ModelBundle(
+        model.to(device).eval(), features.to(device), tokenizer, config, folder, language_model
+    )
 
 
 def save_model(

@@ -140,7 +140,8 @@ class SearchConfig:
     method: SearchMethod = "beam"  # greedy CTC, greedy attention, or both along a beam
     beam_size: int = 8
     ctc_weight: float = 0.3  # attention has the rest
-    length_bonus: float = 0.0  # natural log units a character
+    lm_weight: float = 0.0  # of the language model, added to the rest; beam search only
+    length_bonus: float = 0.0  # nats a character: makes up for what the language model takes
     max_chars_per_second: float = 30.0
 
 
@@ -304,6 +305,7 @@ def _check(config: Config) -> None:
     fractions = (
         ("train.ctc_weight", config.train.ctc_weight),
         ("search.ctc_weight", config.search.ctc_weight),
+        ("search.lm_weight", config.search.lm_weight),
         ("train.ema_decay", config.train.ema_decay),
         ("model.encoder_dropout", config.model.encoder_dropout),
         ("model.decoder_dropout", config.model.decoder_dropout),

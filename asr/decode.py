@@ -12,6 +12,7 @@ from torch import Tensor
 from asr.config import SearchConfig
 from asr.ctc import CTCPrefixScorer, greedy_decode
 from asr.features import LogMel
+from asr.lm import CharNgramLM, LanguageModelScorer
 from asr.model import AttentionScorer, EncoderOutput, SpeechModel
 from asr.search import Scorer, beam_search, greedy_search
 from asr.tokenizer import CharTokenizer
@@ -25,6 +26,7 @@ def decode_batch(
     waveform: Tensor,
     num_samples: Tensor,
     search: SearchConfig,
+    language_model: CharNgramLM | None = None,
 ) -> list[str]:
     """Recognise a batch of short recordings.
 
@@ -39,6 +41,7 @@ def decode_batch(
         search: "ctc" takes the best label of each frame, "greedy" the best next character of
             the decoder, "beam" weighs both along `beam_size` prefixes. With a `ctc_weight` of
             1 the decoder is not run, with 0 CTC is not run.
+        language_model: Joins the beam with `lm_weight`.
 
     Returns:
         B texts.
@@ -50,7 +53,7 @@ def decode_batch(
         seconds = num_samples / features.config.sample_rate
         # One more, so that even the shortest sound may be a character.
         max_tokens = (seconds * search.max_chars_per_second).long() + 1
-        tokens = _search_tokens(model, encoded, max_tokens, tokenizer, search)
+        tokens = _search_tokens(model, encoded, max_tokens, tokenizer, search, language_model)
     finally:
         model.train(was_training)
     # A search may put spaces where a reader would not: at an end, or two in a row.
@@ -63,6 +66,7 @@ def _search_tokens(
     max_tokens: Tensor,
     tokenizer: CharTokenizer,
     search: SearchConfig,
+    language_model: CharNgramLM | None,
 ) -> list[list[int]]:
     """Return the best token ids of each utterance."""
     batch_size = len(max_tokens)
@@ -79,6 +83,11 @@ def _search_tokens(
     if search.ctc_weight > 0.0:
         log_probs, lengths = model.ctc_log_probs(encoded)
         scorers.append((CTCPrefixScorer(log_probs, lengths, blank_id, eos_id), search.ctc_weight))
+    if language_model is not None and search.lm_weight > 0.0:
+        scorer_of_text = LanguageModelScorer(
+            language_model, tokenizer, batch_size, max_tokens.device
+        )
+        scorers.append((scorer_of_text, search.lm_weight))
     nbest = beam_search(
         scorers,
         batch_size,

@@ -75,6 +75,7 @@ def recognize(
             padded.to(bundle.device),
             num_samples.to(bundle.device),
             search or bundle.config.search,
+            bundle.language_model,
         )
         for index, text in zip(batch, results, strict=True):
             texts[index] = text
@@ -203,6 +204,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of CTC in the beam search, 0 to 1; the decoder has the rest",
     )
     group.add_argument(
+        "--length-bonus",
+        type=float,
+        metavar="X",
+        help="added to a path's score for each character, in nats: longer texts for higher values",
+    )
+    group.add_argument(
+        "--lm-weight",
+        type=_fraction,
+        metavar="W",
+        help="weight of the language model in the beam search, 0 to 1; 0 is without",
+    )
+    group.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
@@ -230,10 +243,13 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
         raise ValueError("--device cuda: found no GPU that PyTorch can use, wanted one")
     bundle = load_model(args.model, "cuda" if has_gpu else "cpu")
     search = bundle.config.search
-    if args.beam_size is not None or args.ctc_weight is not None:
-        search = replace(search, method="beam")  # asking for either asks for a beam
-    chosen = {name: getattr(args, name) for name in ("method", "beam_size", "ctc_weight")}
-    return bundle, replace(search, **{k: v for k, v in chosen.items() if v is not None})
+    if args.lm_weight and bundle.language_model is None:
+        raise ValueError(f"--lm-weight: {bundle.directory} has no language model, wanted one")
+    names = ("beam_size", "ctc_weight", "lm_weight", "length_bonus")
+    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if chosen:
+        search = replace(search, method="beam", **chosen)  # asking for these asks for a beam
+    return bundle, replace(search, method=args.method or search.method)
 
 
 def complain(message: object) -> None:

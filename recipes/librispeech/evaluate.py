@@ -6,8 +6,10 @@
 
 Hypotheses, alignments and summaries go to `runs/evaluate/NAME/SET/`. A copy of each summary, with
 command, machine and date, is kept in `results/NAME/SET.json` beside this file, and `RESULTS.md` is
-made from these copies alone: nobody types a figure. What follows `--` goes to `asr.benchmark`, such
-as `-- --beam-size 16`. Works on a CPU and on a GPU; without one, a full set takes minutes.
+made from these copies alone: nobody types a figure. The rows of the model named `default`, which is
+the one in the package, also go into the README and the model card. What follows `--` goes to
+`asr.benchmark`, such as `-- --beam-size 16`. Works on a CPU and on a GPU; without one, a full set
+takes minutes.
 """
 
 from __future__ import annotations
@@ -23,6 +25,11 @@ from typing import Any
 RECIPE = Path(__file__).parent
 RESULTS = RECIPE / "results"
 TABLE = RECIPE / "RESULTS.md"
+DEFAULT = "default"  # the name of the shipped model
+DEFAULT_TABLES = (
+    RECIPE.parents[1] / "README.md",
+    RECIPE.parents[1] / "asr" / "models" / "default" / "README.md",
+)
 BEGIN = "<!-- made by evaluate.py: begin -->"
 END = "<!-- made by evaluate.py: end -->"
 NOT_RUN = "not run"
@@ -183,7 +190,11 @@ def main(argv: list[str] | None = None) -> int:
             manifest = arguments.manifests / f"{name}.jsonl"
             evaluate(arguments.model, arguments.name, manifest, extra, command)
         configs = [path.stem for path in (RECIPE / "configs").glob("*.toml")]
-        write_table(TABLE, make_table(load_results(RESULTS), configs))
+        results = load_results(RESULTS)
+        write_table(TABLE, make_table(results, configs))
+        shipped = [result for result in results if result.model == DEFAULT]
+        for table in DEFAULT_TABLES:
+            write_table(table, make_table(shipped, [DEFAULT]))
         print(f"{TABLE} written")
     except ValueError as error:
         print(f"evaluate: {error}", file=sys.stderr)

@@ -33,7 +33,10 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "configs" / "never_run.toml").touch()
     table = tmp_path / "RESULTS.md"
     table.write_text(f"before\n{evaluate.BEGIN}\nold\n{evaluate.END}\nafter\n", encoding="utf-8")
+    shipped = tmp_path / "README.md"
+    shipped.write_text(f"{evaluate.BEGIN}\n{evaluate.END}\n", encoding="utf-8")
     for name, value in {
+        "DEFAULT_TABLES": (shipped,),
         "RECIPE": tmp_path,
         "RESULTS": tmp_path / "results",
         "TABLE": table,
@@ -92,6 +95,11 @@ def test_the_table_that_ships_is_made_from_the_results_that_ship() -> None:
     table = evaluate.make_table(evaluate.load_results(evaluate.RESULTS), configs)
     text = evaluate.TABLE.read_text(encoding="utf-8")
     assert text.split(evaluate.BEGIN)[1].split(evaluate.END)[0].strip() == table.strip()
+    shipped = [r for r in evaluate.load_results(evaluate.RESULTS) if r.model == evaluate.DEFAULT]
+    for path in evaluate.DEFAULT_TABLES:
+        text = path.read_text(encoding="utf-8")
+        table = evaluate.make_table(shipped, [evaluate.DEFAULT])
+        assert text.split(evaluate.BEGIN)[1].split(evaluate.END)[0].strip() == table.strip()
 
 
 def test_an_unknown_configuration_names_the_known_ones(

@@ -1,0 +1,191 @@
+"""A language model of characters: how likely each next one is, from the few before it.
+
+An n-gram model with back-off (Katz, 1987) whose contexts are packed into integers, five bits a
+character, and looked up by binary search: all hypotheses of a search and all next characters
+at once. Probabilities are stored in steps of a sixteenth of a nat. It is made from text by
+`recipes/language_model/train.py`; any word can be spelled, none is out of its vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from asr.tokenizer import SPECIAL_TOKENS, CharTokenizer
+
+BITS = 5  # a packed character; 0 means none
+NATS_PER_STEP = 1 / 16  # of stored log-probabilities
+MAX_LOG_BACKOFF = 4.0  # back-off weights are stored below it: pruning can lift them over 1
+
+
+class LanguageModelError(ValueError):
+    """A language model's file is missing, damaged or for another alphabet."""
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """All contexts of one length, sorted, and what is known to follow them.
+
+    Attributes:
+        codes: (C,) int64, packed characters, the last one in the lowest bits.
+        followers: (C,) int32, bit i is set if the probability of character i is stored.
+        backoff: (C,) uint8, steps below `MAX_LOG_BACKOFF`: the weight of the shorter context.
+        log_probs: (G,) uint8, steps below 0, in the order of contexts and then of characters.
+    """
+
+    codes: Tensor
+    followers: Tensor
+    backoff: Tensor
+    log_probs: Tensor
+
+
+class CharNgramLM:
+    """Next-character log-probabilities given any number of characters before.
+
+    Args:
+        alphabet: At most 31 characters, with a space among them.
+        tables: Contexts of 0, 1, 2, … characters.
+    """
+
+    def __init__(self, alphabet: str, tables: list[Contexts]) -> None:
+        if len(alphabet) >= 2**BITS or " " not in alphabet:
+            raise LanguageModelError(
+                f"language model: found alphabet {alphabet!r}, wanted at most {2**BITS - 1} "
+                "characters with a space among them"
+            )
+        self.alphabet = alphabet
+        self.tables = tables
+        self._letters = torch.arange(len(alphabet))
+        self._offsets: list[Tensor] = []
+        for table in tables:
+            counts = self._bits(table.followers).sum(dim=1)
+            self._offsets.append(counts.cumsum(0) - counts)
+
+    @property
+    def max_context(self) -> int:
+        """Number of characters before that can matter."""
+        return len(self.tables) - 1
+
+    @property
+    def num_ngrams(self) -> int:
+        """Stored probabilities."""
+        return sum(len(table.log_probs) for table in self.tables)
+
+    def _bits(self, followers: Tensor) -> Tensor:
+        """Return (C, A) integers, 1 where a character's probability is stored."""
+        return (followers[:, None].long() >> self._letters) & 1
+
+    def append(self, codes: Tensor, characters: Tensor) -> Tensor:
+        """Return packed contexts (N,) after one more character each, (N,) indices from 0 on."""
+        mask = (1 << (BITS * self.max_context)) - 1
+        return ((codes << BITS) | (characters + 1)) & mask
+
+    def log_probs(self, codes: Tensor) -> Tensor:
+        """Return natural-log probabilities (N, A) of every next character.
+
+        Args:
+            codes: (N,) int64 contexts, as `append` makes them from 0.
+        """
+        result = torch.full((len(codes), len(self.alphabet)), -math.log(len(self.alphabet)))
+        for length, (table, offsets) in enumerate(zip(self.tables, self._offsets, strict=True)):
+            context = codes & ((1 << (BITS * length)) - 1)
+            place = torch.searchsorted(table.codes, context).clamp(max=len(table.codes) - 1)
+            found = (table.codes[place] == context)[:, None]
+            known = self._bits(table.followers[place])  # (N, A)
+            index = offsets[place][:, None] + known.cumsum(1) - 1
+            stored = table.log_probs[index.clamp(min=0)] * -NATS_PER_STEP
+            backoff = MAX_LOG_BACKOFF - table.backoff[place] * NATS_PER_STEP
+            here = torch.where(known.bool(), stored, backoff[:, None] + result)
+            result = torch.where(found, here, result)
+        return result
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as one safetensors file."""
+        tensors = {
+            f"{length}.{name}": tensor
+            for length, table in enumerate(self.tables)
+            for name, tensor in vars(table).items()
+        }
+        temporary = Path(f"{path}.tmp")
+        save_file(tensors, temporary, {"alphabet": json.dumps(self.alphabet)})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> CharNgramLM:
+        """Read a model.
+
+        Raises:
+            LanguageModelError: The file is missing, damaged or no language model's.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                alphabet = json.loads(file.metadata()["alphabet"])
+                length = 1 + max(int(name.partition(".")[0]) for name in file.keys())  # noqa: SIM118
+                names = ("codes", "followers", "backoff", "log_probs")
+                tables = [
+                    Contexts(*(file.get_tensor(f"{n}.{name}") for name in names))
+                    for n in range(length)
+                ]
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise LanguageModelError(f"{path}: not a language model: {error}") from error
+        return cls(alphabet, tables)
+
+
+class LanguageModelScorer:
+    """The language model as a scorer of the search (see `asr.search.Scorer`).
+
+    A transcript begins behind a space, and ends where a space could come.
+
+    Args:
+        model: Over the tokenizer's alphabet.
+        tokenizer: Ids of the search.
+        num_utterances: B.
+        device: Where the search runs.
+
+    Raises:
+        LanguageModelError: The alphabets differ.
+    """
+
+    def __init__(
+        self,
+        model: CharNgramLM,
+        tokenizer: CharTokenizer,
+        num_utterances: int,
+        device: torch.device,
+    ) -> None:
+        if model.alphabet != tokenizer.alphabet:
+            raise LanguageModelError(
+                f"language model: found alphabet {model.alphabet!r}, wanted {tokenizer.alphabet!r}"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.num_utterances = num_utterances
+        self.device = device
+        self.first = len(SPECIAL_TOKENS)
+        self.space = model.alphabet.index(" ")
+
+    def initial_state(self, beam_size: int) -> Tensor:
+        """Return the packed contexts (B·beam_size,) before the start mark."""
+        return torch.zeros(self.num_utterances * beam_size, dtype=torch.int64)
+
+    def score(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probs (N, V) of the characters after ``tokens`` (N,)."""
+        characters = tokens.cpu() - self.first
+        characters = torch.where(characters < 0, self.space, characters)
+        state = self.model.append(state, characters)
+        log_probs = self.model.log_probs(state)
+        scores = torch.full((len(state), self.tokenizer.size), -torch.inf)
+        scores[:, self.first :] = log_probs
+        scores[:, self.tokenizer.eos_id] = log_probs[:, self.space]
+        return scores.to(self.device), state
+
+    def reorder(self, state: Tensor, index: Tensor) -> Tensor:
+        """Let row n continue row ``index[n]``."""
+        return state[index.cpu()]

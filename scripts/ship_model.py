@@ -1,0 +1,46 @@
+"""Make a trained model the default one, which lies inside the package.
+
+    python scripts/ship_model.py runs/cpu_19h/model search.method=beam search.ctc_weight=0.5
+    python recipes/librispeech/evaluate.py asr/models/default --name default
+
+Weights are stored in half precision; computing stays in single precision. The model card beside
+them is kept as it is; the second command fills in its figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+
+import torch
+
+from asr.checkpoint import DEFAULT_MODEL, load_model, save_model
+from asr.config import load_config
+
+
+def main() -> int:
+    """Convert and copy; return 2 after an error of the user's."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="model directory")
+    parser.add_argument("overrides", nargs="*", metavar="search.key=value")
+    options = parser.parse_args()
+    try:
+        bundle = load_model(options.model)
+        search = load_config(None, options.overrides).search if options.overrides else None
+    except ValueError as error:
+        print(f"ship_model: {error}", file=sys.stderr)
+        return 2
+    config = replace(bundle.config, search=search or bundle.config.search)
+    save_model(
+        DEFAULT_MODEL, bundle.model, bundle.features, bundle.tokenizer, config, torch.float16
+    )
+    size = (DEFAULT_MODEL / "model.safetensors").stat().st_size / 1e6
+    print(f"{DEFAULT_MODEL}: {size:.1f} MB, search {config.search}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
