@@ -5,6 +5,7 @@ python -c "from asr.audio import load_audio; print(load_audio('talk.mp3').shape)
 
 import io
 import os
+import sys
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,7 +111,7 @@ def _open_sound(path: str | os.PathLike[str]) -> Iterator[tuple[Any, bool]]:
     _check_file(path)
     try:
         # Unbuffered: libsndfile shares the descriptor and starts at its position.
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file, _mpg123_muted(file):
             counted = _has_xing_frame(file)
             _check_ogg_end(path, file)
             source = _repaired_wav(path, file)
@@ -132,6 +133,24 @@ def _open_sound(path: str | os.PathLike[str]) -> Iterator[tuple[Any, bool]]:
         raise AudioError(f"{path}: truncated or damaged ({reason})") from error
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@contextmanager
+def _mpg123_muted(file: IO[bytes]) -> Iterator[None]:
+    """Keep libsndfile's MP3 decoder from writing warnings of its own to the process's stderr."""
+    head = file.read(2)
+    if not (head == b"ID" or head[:1] == b"\xff"):
+        yield
+        return
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 import tempfile
 from pathlib import Path
 
@@ -263,3 +264,15 @@ def test_cut_at_every_early_byte(tmp_path, content):
     for size in range(150):
         path.write_bytes(CONTENTS[content][:size])
         message(path)
+
+
+def test_a_cut_mp3_writes_nothing_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 64000), 16000)
+    path.write_bytes(path.read_bytes()[:-4000])
+    with pytest.raises(AudioError, match="truncated"):
+        load_audio(path)
+    print("still here", file=sys.stderr)
+    assert capfd.readouterr().err == "still here\n"
