@@ -5,8 +5,8 @@ python -c "from asr.audio import load_audio; print(load_audio('talk.mp3').shape)
 
 import io
 import os
-import sys
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -57,6 +57,7 @@ from asr.monitor import Monitor
 from asr.optimize import learning_rate, make_optimizer, update_average
 from asr.score import score_utterances
 
+DROPOUTS = ("encoder_dropout", "decoder_dropout")  # may change when a run is resumed
 STATISTICS_UTTERANCES = 200  # whose frames set the features' mean and deviation
 
 
@@ -176,7 +177,7 @@ class Trainer:
         for section in ("features", "model"):
             for name, value in now[section].items():
                 before = state["config"][section].get(name)
-                if before != value:
+                if before != value and name not in DROPOUTS:
                     raise CheckpointError(
                         f"{self.state_path}: was trained with {section}.{name}={before}, "
                         f"found {value}"
