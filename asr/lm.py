@@ -107,12 +107,24 @@ class CharNgramLM:
         return result
 
     def save(self, path: str | Path) -> None:
-        """Write the model as one safetensors file."""
-        tensors = {
-            f"{length}.{name}": tensor
-            for length, table in enumerate(self.tables)
-            for name, tensor in vars(table).items()
-        }
+        """Write the model as one safetensors file: a tree of n-grams, three bytes each.
+
+        Every context of n characters must itself be a stored n-gram.
+        """
+        tensors: dict[str, Tensor] = {}
+        for length, table in enumerate(self.tables):
+            row, letters = self._bits(table.followers).nonzero(as_tuple=True)
+            ngrams = (table.codes[row] << BITS) | (letters + 1)
+            children = torch.zeros(len(ngrams), dtype=torch.uint8)
+            if length < self.max_context:
+                longer = self.tables[length + 1]
+                place = torch.searchsorted(ngrams, longer.codes).clamp(max=len(ngrams) - 1)
+                assert torch.equal(ngrams[place], longer.codes), "a context is not an n-gram"
+                children[place] = self._bits(longer.followers).sum(dim=1).to(torch.uint8)
+            tensors[f"{length}.letters"] = letters.to(torch.uint8)
+            tensors[f"{length}.log_probs"] = table.log_probs
+            tensors[f"{length}.children"] = children
+            tensors[f"{length}.backoff"] = table.backoff
         temporary = Path(f"{path}.tmp")
         save_file(tensors, temporary, {"alphabet": json.dumps(self.alphabet)})
         temporary.replace(path)
@@ -124,16 +136,23 @@ class CharNgramLM:
         Raises:
             LanguageModelError: The file is missing, damaged or no language model's.
         """
+        names = ("letters", "log_probs", "children", "backoff")
         try:
             with safe_open(path, "pt") as file:
                 alphabet = json.loads(file.metadata()["alphabet"])
-                length = 1 + max(int(name.partition(".")[0]) for name in file.keys())  # noqa: SIM118
-                names = ("codes", "followers", "backoff", "log_probs")
-                tables = [
-                    Contexts(*(file.get_tensor(f"{n}.{name}") for name in names))
-                    for n in range(length)
-                ]
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                count = len(set(file.keys())) // len(names)
+                levels = [[file.get_tensor(f"{n}.{name}") for name in names] for n in range(count)]
+            tables: list[Contexts] = []
+            codes, sizes = torch.zeros(1, dtype=torch.int64), torch.tensor([len(levels[0][0])])
+            for letters, log_probs, children, backoff in levels:
+                row = torch.repeat_interleave(sizes)  # the context of each n-gram
+                followers = torch.zeros(len(codes), dtype=torch.int64)
+                followers.scatter_add_(0, row, 1 << letters.long())
+                tables.append(Contexts(codes, followers.int(), backoff, log_probs))
+                inner = children > 0
+                codes = ((codes[row] << BITS) | (letters.long() + 1))[inner]
+                sizes = children[inner].long()
+        except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise LanguageModelError(f"{path}: not a language model: {error}") from error
         return cls(alphabet, tables)
 

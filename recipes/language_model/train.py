@@ -127,23 +127,32 @@ def smooth(codes: Codes, counts: NDArray[np.int64], lower: Floats) -> Floats:
 
 
 def prune(orders: list[Order], max_ngrams: int) -> list[Order]:
-    """Keep the n-grams whose replacement by a shorter context would cost the text most."""
-    costs = []
-    for length, order in enumerate(orders):
-        if length == 0:
-            continue
-        lower = orders[length - 1]
+    """Keep at most some n-grams: those whose replacement by a shorter context would cost most.
+
+    Single characters stay, and so does every n-gram that is the context of another one.
+    """
+    costs = [np.full(len(orders[0].codes), np.inf)]
+    for length, (order, lower) in enumerate(zip(orders[1:], orders, strict=False), start=1):
         suffix = order.codes & ((1 << (BITS * length)) - 1)
         gain = order.log_probs - lower.log_probs[np.searchsorted(lower.codes, suffix)]
         costs.append(order.counts * gain)
-    every = np.concatenate(costs)
-    wanted = max(1, max_ngrams - len(orders[0].codes))
-    threshold = np.partition(every, -wanted)[-wanted] if wanted < len(every) else -np.inf
-    result = [orders[0]]
-    for order, cost in zip(orders[1:], costs, strict=True):
-        keep = cost >= threshold
-        result.append(Order(order.codes[keep], order.log_probs[keep], order.counts[keep]))
-    return [order for order in result if len(order.codes)]
+    every = np.sort(np.concatenate(costs))
+    wanted = min(max_ngrams, len(every))
+    while True:
+        keep = [cost >= every[-wanted] for cost in costs]
+        for order, lower, mine, below in reversed(
+            list(zip(orders[1:], orders, keep[1:], keep, strict=False))
+        ):
+            below[np.searchsorted(lower.codes, order.contexts[mine])] = True
+        total = sum(int(kept.sum()) for kept in keep)
+        if total <= max_ngrams or wanted <= len(costs[0]):
+            break
+        wanted = max(len(costs[0]), wanted * max_ngrams // total - 1)
+    kept_orders = [
+        Order(order.codes[kept], order.log_probs[kept], order.counts[kept])
+        for order, kept in zip(orders, keep, strict=True)
+    ]
+    return [order for order in kept_orders if len(order.codes)]
 
 
 def compile_model(orders: list[Order], alphabet: str) -> CharNgramLM:
