@@ -17,6 +17,10 @@ from asr.model import AttentionScorer, EncoderOutput, SpeechModel
 from asr.search import Scorer, beam_search, greedy_search
 from asr.tokenizer import CharTokenizer
 
+# A prefix so many nats behind a finished text does not catch up; without this bound, a length
+# bonus keeps the search going to `max_tokens`.
+_END_MARGIN = 20.0
+
 
 @torch.inference_mode()
 def decode_batch(
@@ -97,5 +101,6 @@ def _search_tokens(
         eos_id=eos_id,
         blocked_ids=(blank_id, sos_id),
         length_bonus=search.length_bonus,
+        end_margin=_END_MARGIN,
     )
     return [list(hypotheses[0].tokens) for hypotheses in nbest]

@@ -9,6 +9,7 @@ from torch import Tensor
 from asr.config import FeatureConfig, ModelConfig, SearchConfig
 from asr.decode import decode_batch
 from asr.features import LogMel
+from asr.lm import CharNgramLM, Contexts
 from asr.model import SpeechModel
 from asr.tokenizer import CharTokenizer
 
@@ -132,3 +133,24 @@ def test_a_wide_beam_is_no_worse_than_greedy_by_its_own_score(
         beam = score(decode_batch(*parts, *pad(waveforms), wide))
     # Texts that were cut at the longest length, or cleaned of spaces, leave a little play.
     assert all(b >= g - 1.0 for g, b in zip(greedy, beam, strict=True))
+
+
+def test_the_language_model_pulls_towards_its_text(
+    parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
+) -> None:
+    steps = torch.tensor([240, 240, 240, 1], dtype=torch.uint8)  # " abc": hardly anything but c
+    unigrams = Contexts(
+        torch.zeros(1, dtype=torch.int64),
+        torch.tensor([15], dtype=torch.int32),
+        torch.zeros(1, dtype=torch.uint8),
+        steps,
+    )
+    language_model = CharNgramLM(" abc", [unigrams])
+    search = replace(SEARCHES["beam"], lm_weight=1.0, length_bonus=1.0)
+    plain = "".join(decode_batch(*parts, *pad(waveforms), search))
+    texts = decode_batch(*parts, *pad(waveforms), search, language_model)
+    pulled = "".join(texts)
+    assert pulled.count("c") > 0.9 * len(pulled) > 0
+    assert plain.count("c") < 0.9 * len(plain)
+    alone = [decode_batch(*parts, *pad([w]), search, language_model)[0] for w in waveforms]
+    assert alone == texts
