@@ -126,7 +126,7 @@ class Trainer:
             self._restore()
         self.loss: nn.Module = JointLoss(self.model, config.train)
         if distributed.world_size() > 1:
-            ctc_only = config.train.ctc_only_steps > 0 or config.train.ctc_weight == 1
+            ctc_only = not self.uses_decoder(self.progress.step)
             self.loss = DistributedDataParallel(self.loss, find_unused_parameters=ctc_only)
 
     def _take_weights(self, model: SpeechModel, start: ModelBundle) -> None:
