@@ -55,6 +55,12 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def mean(values: Tensor) -> Tensor:
     """Return the mean of a tensor over all processes."""
     if world_size() > 1:

@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -373,16 +374,31 @@ def train(config: Config) -> int:
             output_dir.mkdir(parents=True, exist_ok=True)
             text = json.dumps(config_to_dict(config), indent=1) + "\n"
             (output_dir / "config.json").write_text(text, encoding="utf-8")
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            trainer.stop_signal = number
-            signal.signal(number, signal.SIG_DFL)  # a second one ends at once
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, on_signal)
-        return trainer.run()
+        with stopped_by_signals(trainer):
+            stopped_by = trainer.run()
+        # Nobody leaves while another still writes or reduces, and nothing may hold on to the
+        # process group after it is gone: its threads would end the process with an abort.
+        distributed.wait_for_all()
+        del trainer
+        return stopped_by
     finally:
         distributed.stop()
+
+
+@contextmanager
+def stopped_by_signals(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a run behind its current step; a second one ends at once."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        trainer.stop_signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
