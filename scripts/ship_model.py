@@ -1,6 +1,7 @@
 """Make a trained model the default one, which lies inside the package.
 
-    python scripts/ship_model.py runs/cpu_19h/model search.method=beam search.ctc_weight=0.5
+    python scripts/ship_model.py runs/cpu_19h/model --lm runs/lm/lm.safetensors \\
+        search.method=beam search.ctc_weight=0.5 search.lm_weight=0.4
     python recipes/librispeech/evaluate.py asr/models/default --name default
 
 Weights are stored in half precision; computing stays in single precision. The model card beside
@@ -12,11 +13,13 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
-from asr.checkpoint import DEFAULT_MODEL, load_model, save_model
+from asr.checkpoint import DEFAULT_MODEL, LANGUAGE_MODEL, load_model, save_model
 from asr.config import load_config
+from asr.lm import CharNgramLM
 
 
 def main() -> int:
@@ -25,10 +28,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="model directory")
+    parser.add_argument("--lm", type=Path, help="its language model")
     parser.add_argument("overrides", nargs="*", metavar="search.key=value")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     try:
         bundle = load_model(options.model)
+        language_model = CharNgramLM.load(options.lm) if options.lm else None
         search = load_config(None, options.overrides).search if options.overrides else None
     except ValueError as error:
         print(f"ship_model: {error}", file=sys.stderr)
@@ -37,7 +42,9 @@ def main() -> int:
     save_model(
         DEFAULT_MODEL, bundle.model, bundle.features, bundle.tokenizer, config, torch.float16
     )
-    size = (DEFAULT_MODEL / "model.safetensors").stat().st_size / 1e6
+    if language_model is not None:
+        language_model.save(DEFAULT_MODEL / LANGUAGE_MODEL)
+    size = sum(path.stat().st_size for path in DEFAULT_MODEL.iterdir()) / 1e6
     print(f"{DEFAULT_MODEL}: {size:.1f} MB, search {config.search}")
     return 0
 
