@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from asr.audio import AudioError, load_audio
 from asr.config import DataConfig
-from asr.manifest import Utterance, read_manifest
-from asr.normalize import normalize_text
+from asr.manifest import Utterance, prepare_text, read_manifest, reason_to_skip
 from asr.tokenizer import CharTokenizer
 
 
@@ -56,14 +55,13 @@ class Batch:
 
 
 def load_utterances(
-    manifests: Sequence[str], config: DataConfig, tokenizer: CharTokenizer
+    manifests: Sequence[str], config: DataConfig
 ) -> tuple[list[Utterance], dict[str, int]]:
     """Read manifests and keep what can be used, with normalised text.
 
     Args:
         manifests: Paths of JSON-lines manifests.
-        config: Normalisation and limits of duration.
-        tokenizer: Its alphabet is what texts may hold.
+        config: Alphabet, normalisation and limits of duration.
 
     Returns:
         The utterances, and for each reason how many were left out.
@@ -78,22 +76,11 @@ def load_utterances(
     kept: list[Utterance] = []
     left_out: dict[str, int] = {}
     for utterance in (u for path in manifests for u in read_manifest(path)):
-        text = utterance.text
-        if config.normalize == "english":
-            text = normalize_text(text)
-        reason = ""
-        if not text:
-            reason = "empty text"
-        elif not set(text) <= set(tokenizer.alphabet):
-            reason = "characters outside the alphabet"
-        elif utterance.duration < config.min_seconds:
-            reason = f"shorter than {config.min_seconds:g} s"
-        elif utterance.duration > config.max_seconds:
-            reason = f"longer than {config.max_seconds:g} s"
-        if reason:
+        prepared = prepare_text(utterance, config)
+        if reason := reason_to_skip(prepared, config):
             left_out[reason] = left_out.get(reason, 0) + 1
         else:
-            kept.append(replace(utterance, text=text))
+            kept.append(prepared)
     if not kept:
         raise ValueError(f"{', '.join(manifests)}: found no usable utterance ({left_out})")
     return kept, left_out

@@ -1,16 +1,31 @@
 """Lists of utterances as JSON lines: one object a line, with the keys of the NeMo convention.
 
 {"audio_filepath": "audio/0001.opus", "duration": 2.31, "text": "open the door", "speaker": "anna"}
+
+Look at manifests of your own before training on them::
+
+    python -m asr.manifest check train.jsonl dev.jsonl test.jsonl
+    python -m asr.manifest check train.jsonl --config recipes/tiny/config.toml
 """
 
+import argparse
 import json
 import math
 import os
+import sys
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from asr.audio import AudioError, audio_duration
+from asr.config import Config, DataConfig, load_config
+from asr.normalize import normalize_text
+
+_DURATION_TOLERANCE = 0.1  # seconds by which a header may differ: encoders pad
 
 
 class ManifestError(ValueError):
@@ -131,3 +146,130 @@ def _to_dict(utterance: Utterance, folder: str) -> dict[str, str | float]:
     if utterance.id:
         values["id"] = utterance.id
     return values
+
+
+def prepare_text(utterance: Utterance, data: DataConfig) -> Utterance:
+    """Return the utterance with its text as training sees it."""
+    if data.normalize == "english":
+        return replace(utterance, text=normalize_text(utterance.text))
+    return utterance
+
+
+def reason_to_skip(utterance: Utterance, data: DataConfig) -> str:
+    """Return why training leaves an utterance out, empty if it does not.
+
+    Args:
+        utterance: With prepared text.
+        data: Alphabet and limits of duration.
+    """
+    if not utterance.text:
+        return "empty text"
+    if not set(utterance.text) <= set(data.alphabet):
+        return "characters outside the alphabet"
+    if utterance.duration < data.min_seconds:
+        return f"shorter than {data.min_seconds:g} s"
+    if utterance.duration > data.max_seconds:
+        return f"longer than {data.max_seconds:g} s"
+    return ""
+
+
+def check_utterances(utterances: Sequence[Utterance], config: Config) -> dict[str, list[str]]:
+    """Look for what would harm training.
+
+    Args:
+        utterances: Of one manifest.
+        config: Alphabet, limits, and the network whose CTC must fit a text into its frames.
+
+    Returns:
+        For each kind of problem a line for each utterance that has it.
+    """
+    problems: dict[str, list[str]] = defaultdict(list)
+    model = config.model
+    subsampling = 2 ** (len(model.conv_channels) + len(model.pyramid_layers))
+    labels = model.ctc_labels_per_frame / (config.features.shift_seconds * subsampling)
+    ids: dict[str, str] = {}
+    for utterance in utterances:
+        name, path = utterance.id, utterance.audio_filepath
+        prepared = prepare_text(utterance, config.data)
+        if reason := reason_to_skip(prepared, config.data):
+            foreign = "".join(sorted(set(prepared.text) - set(config.data.alphabet)))
+            problems[f"skipped: {reason}"].append(f"{name} {foreign}".rstrip())
+        try:
+            seconds = audio_duration(path)
+        except AudioError as error:
+            problems["skipped: audio that cannot be read"].append(str(error))
+            seconds = utterance.duration
+        if abs(seconds - utterance.duration) > _DURATION_TOLERANCE:
+            line = f"{name}: manifest says {utterance.duration:.2f} s, the file {seconds:.2f} s"
+            problems["wrong duration"].append(line)
+        text = prepared.text
+        needed = len(text) + sum(a == b for a, b in pairwise(text))
+        if needed > seconds * labels:
+            line = f"{name}: {len(text)} characters in {seconds:.2f} s"
+            problems["text too long for its audio: CTC leaves it out"].append(line)
+        if name in ids:
+            problems["the same id twice"].append(f"{name}: {ids[name]} and {path}")
+        ids[name] = path
+    return dict(problems)
+
+
+def check_overlap(manifests: Mapping[str, Sequence[Utterance]]) -> dict[str, list[str]]:
+    """Look for what several manifests share, as train and test never should.
+
+    Returns:
+        For each kind of problem a line for each thing shared.
+    """
+    problems: dict[str, list[str]] = defaultdict(list)
+    for attribute, kind in (("speaker", "speaker"), ("audio_filepath", "recording")):
+        places: dict[str, set[str]] = defaultdict(set)
+        for name, utterances in manifests.items():
+            for utterance in utterances:
+                if value := getattr(utterance, attribute):
+                    places[value].add(name)
+        for value, names in places.items():
+            if len(names) > 1:
+                line = f"{value}: {', '.join(sorted(names))}"
+                problems[f"the same {kind} in several manifests"].append(line)
+    return dict(problems)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program: 0 if all is well, 1 if something was found, 2 after an error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m asr.manifest", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("command", choices=("check",))
+    parser.add_argument("manifests", nargs="+", metavar="MANIFEST")
+    parser.add_argument("--config", help="TOML file of the training (default: the defaults)")
+    parser.add_argument("--examples", type=int, default=5, metavar="N", help="shown of each kind")
+    options = parser.parse_args(argv)
+    try:
+        config = load_config(options.config)
+        manifests = {path: read_manifest(path) for path in options.manifests}
+    except ValueError as error:
+        print(f"asr.manifest: {error}", file=sys.stderr)
+        return 2
+    found = 0
+    for path, utterances in manifests.items():
+        hours = sum(utterance.duration for utterance in utterances) / 3600
+        speakers = len({utterance.speaker for utterance in utterances} - {""})
+        print(f"{path}: {len(utterances)} utterances, {hours:.2f} h, {speakers} speakers")
+        found += _print_problems(check_utterances(utterances, config), options.examples)
+    found += _print_problems(check_overlap(manifests), options.examples)
+    print(f"{found} problems found" if found else "nothing found")
+    return 1 if found else 0
+
+
+def _print_problems(problems: Mapping[str, Sequence[str]], examples: int) -> int:
+    for kind, lines in problems.items():
+        print(f"  {kind}: {len(lines)}")
+        for line in lines[:examples]:
+            print(f"    {line}")
+        if len(lines) > examples:
+            print(f"    … and {len(lines) - examples} more")
+    return sum(len(lines) for lines in problems.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

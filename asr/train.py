@@ -153,7 +153,7 @@ class Trainer:
 
     def _load_data(self) -> None:
         data = self.config.data
-        utterances, left_out = load_utterances(data.train_manifests, data, self.tokenizer)
+        utterances, left_out = load_utterances(data.train_manifests, data)
         hours = sum(u.duration for u in utterances) / 3600
         self.messages.append(f"training on {len(utterances)} utterances, {hours:.2f} h")
         self.messages += [f"left out: {n} utterances {why}" for why, n in left_out.items()]
@@ -162,7 +162,7 @@ class Trainer:
         dev: list[Utterance] = []
         if data.dev_manifests:
             every = replace(data, max_seconds=float("inf"))
-            dev = load_utterances(data.dev_manifests, every, self.tokenizer)[0]
+            dev = load_utterances(data.dev_manifests, every)[0]
             dev = pick_evenly(dev, data.dev_utterances)
         self.dev_set = SpeechDataset(dev, self.tokenizer, rate, data.cache_dir)
         self.order = DurationBatches(

@@ -18,6 +18,7 @@ from asr.manifest import Utterance, read_manifest, write_manifest
 from asr.tokenizer import CharTokenizer
 
 TOKENIZER = CharTokenizer("abcd")
+DATA = DataConfig(alphabet="abcd")
 
 
 @given(
@@ -53,7 +54,7 @@ def test_first_epoch_goes_from_short_to_long() -> None:
 
 
 def test_batches_are_padded_waveforms_and_tokens(tone_manifest: Path) -> None:
-    utterances, left_out = load_utterances([str(tone_manifest)], DataConfig(), TOKENIZER)
+    utterances, left_out = load_utterances([str(tone_manifest)], DATA)
     assert left_out == {}
     dataset = SpeechDataset(utterances, TOKENIZER, 16000)
     (batch,) = make_loader(dataset, [[3, 0, 7]], num_workers=0, pin=False)
@@ -97,7 +98,7 @@ def test_what_is_left_out_is_counted(tone_manifest: Path, tmp_path: Path) -> Non
         replace(good, duration=0.1, id="4"),
     ]
     write_manifest(tmp_path / "m.jsonl", items)
-    kept, left_out = load_utterances([str(tmp_path / "m.jsonl")], DataConfig(), TOKENIZER)
+    kept, left_out = load_utterances([str(tmp_path / "m.jsonl")], DATA)
     assert [u.text for u in kept] == [good.text]
     assert left_out == {
         "empty text": 1, "characters outside the alphabet": 1,
@@ -108,9 +109,9 @@ def test_what_is_left_out_is_counted(tone_manifest: Path, tmp_path: Path) -> Non
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     write_manifest(tmp_path / "m.jsonl", [Utterance("x.wav", 1.0, "zzz")])
     with pytest.raises(ValueError, match="found no usable utterance"):
-        load_utterances([str(tmp_path / "m.jsonl")], DataConfig(), TOKENIZER)
+        load_utterances([str(tmp_path / "m.jsonl")], DATA)
     with pytest.raises(ValueError, match="found no manifest"):
-        load_utterances([], DataConfig(), TOKENIZER)
+        load_utterances([], DATA)
 
 
 def test_unreadable_files_are_left_out_and_named(tone_manifest: Path, tmp_path: Path) -> None:

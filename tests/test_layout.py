@@ -13,8 +13,8 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
-    0: "config tokenizer normalize manifest transcript audio lengths distributed monitor",
-    1: "optimize features augment score model search",
+    0: "config tokenizer normalize transcript audio lengths distributed monitor",
+    1: "manifest optimize features augment score model search",
     2: "ctc lm dataset segment align report",
     3: "checkpoint decode loss",
     4: "transcribe train",
@@ -22,7 +22,7 @@ ROWS = {
     6: "server",
 }
 ROW_OF = {module: row for row, modules in ROWS.items() for module in modules.split()}
-WITHOUT_TORCH = "config tokenizer normalize manifest transcript".split()
+WITHOUT_TORCH = "config tokenizer normalize transcript".split()
 OUTSIDE = {"recipes", "scripts", "tests"}
 MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

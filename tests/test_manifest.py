@@ -5,11 +5,13 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.manifest import ManifestError, Utterance, read_manifest, write_manifest
+from asr.manifest import ManifestError, Utterance, main, read_manifest, write_manifest
 
 GOOD = {"audio_filepath": "a/b.wav", "duration": 1.5, "text": "open the door"}
 
@@ -140,3 +142,62 @@ def test_round_trip(tmp_path_factory, utterances):
             after.speaker,
             after.id,
         )
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Return a folder with a second and a half of noise in two files."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 24000)
+    for name in ("b", "c"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "a" / f"{name}.wav", noise, 16000)
+    return tmp_path
+
+
+def test_check_finds_nothing_in_a_good_manifest(corpus, capsys):
+    path = write_lines(corpus / "m.jsonl", GOOD, GOOD | {"audio_filepath": "a/c.wav"})
+    assert main(["check", str(path)]) == 0
+    assert "2 utterances, 0.00 h, 0 speakers\nnothing found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"audio_filepath": "a/none.wav"}, "skipped: audio that cannot be read: 1"),
+        ({"duration": 2.5}, "wrong duration: 1\n    b: manifest says 2.50 s, the file 1.50 s"),
+        ({"text": "!"}, "skipped: empty text: 1"),
+        ({"duration": 0.1}, "skipped: shorter than 0.3 s: 1"),
+        ({"duration": 99.0}, "skipped: longer than 20 s: 1"),
+        ({"text": "too long a text for so little time as this is"}, "CTC leaves it out: 1"),
+    ],
+)
+def test_check_names_what_is_wrong(corpus, capsys, change, expected):
+    path = write_lines(corpus / "m.jsonl", GOOD | change)
+    assert main(["check", str(path)]) == 1
+    assert expected in capsys.readouterr().out
+
+
+def test_check_takes_the_alphabet_of_a_configuration(corpus, capsys):
+    path = write_lines(corpus / "m.jsonl", GOOD | {"text": "ab zz cx"})
+    config = corpus / "c.toml"
+    config.write_text('[data]\nalphabet = "abc "\n', encoding="utf-8")
+    assert main(["check", str(path), "--config", str(config)]) == 1
+    out = capsys.readouterr().out
+    assert "skipped: characters outside the alphabet: 1\n    b xz\n1 problems found" in out
+
+
+def test_check_finds_what_repeats(corpus, capsys):
+    one = write_lines(corpus / "one.jsonl", GOOD | {"speaker": "s"}, GOOD | {"speaker": "s"})
+    two = write_lines(corpus / "two.jsonl", GOOD | {"speaker": "s", "id": "other"})
+    assert main(["check", str(one), str(two), "--examples", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "the same id twice: 1" in out
+    assert "the same speaker in several manifests: 1\n    s: " in out
+    assert "the same recording in several manifests: 1" in out
+    assert out.endswith("3 problems found\n")
+
+
+def test_check_reports_user_errors_in_one_line(tmp_path, capsys):
+    assert main(["check", str(tmp_path / "none.jsonl")]) == 2
+    errors = capsys.readouterr().err
+    assert "none.jsonl: cannot be read" in errors and errors.count("\n") == 1
