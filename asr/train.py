@@ -6,8 +6,9 @@
     torchrun --standalone --nproc-per-node=2 -m asr.train config.toml device=cpu threads=1
 
 The run's folder (``train.output_dir``) gets ``model/``, the best model directory so far by WER on
-the dev manifests; ``state.pt``, from which ``resume=true`` continues exactly; ``log.jsonl``,
-``tensorboard/`` and the resolved ``config.json``. Ctrl-C and SIGTERM save the state first.
+the dev manifests (greedy CTC or attention); ``last/``, that of the last step; ``state.pt``, from
+which ``resume=true`` continues exactly; ``log.jsonl``, ``tensorboard/`` and the resolved
+``config.json``. Ctrl-C and SIGTERM save the state first.
 """
 
 from __future__ import annotations
@@ -289,16 +290,14 @@ class Trainer:
         if wer > self.progress.best_wer:
             return
         self.progress.best_wer = wer
-        method: SearchMethod = "greedy" if wers.get("wer_greedy") == wer else "ctc"
-        config = replace(self.config, search=replace(self.config.search, method=method))
+        self.write_model("model", "greedy" if wers.get("wer_greedy") == wer else "ctc")
+
+    def write_model(self, name: str, method: SearchMethod) -> None:
+        """Write the averaged weights as a model directory, on the first process alone."""
         if distributed.is_main():
-            save_model(
-                self.output_dir / "model",
-                self.averaged_model,
-                self.features,
-                self.tokenizer,
-                config,
-            )
+            config = replace(self.config, search=replace(self.config.search, method=method))
+            folder = self.output_dir / name
+            save_model(folder, self.averaged_model, self.features, self.tokenizer, config)
 
     def run(self) -> int:
         """Train to the last step, or until a signal; return the signal's number or 0."""
@@ -337,6 +336,8 @@ class Trainer:
         self.save()
         if self.progress.step < train.max_steps:
             monitor.message(f"stopped at step {self.progress.step}; resume=true goes on from here")
+        else:
+            self.write_model("last", self.config.search.method)
         monitor.close()
         return self.stop_signal
 

@@ -1,6 +1,6 @@
 """Make a trained model the default one, which lies inside the package.
 
-    python scripts/ship_model.py runs/cpu_19h/model --lm runs/lm/lm.safetensors \\
+    python scripts/ship_model.py runs/cpu_19h/last --lm runs/lm/lm.safetensors \\
         search.method=beam search.ctc_weight=0.5 search.lm_weight=0.4
     python recipes/librispeech/evaluate.py asr/models/default --name default
 

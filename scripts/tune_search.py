@@ -1,6 +1,6 @@
 """Find search settings by word error rate, on data that is not the reported test set.
 
-    python scripts/tune_search.py runs/cpu_19h/model runs/manifests/dev-other-part.jsonl --limit 100
+    python scripts/tune_search.py runs/cpu_19h/last runs/manifests/dev-other-part.jsonl --limit 100
     python scripts/tune_search.py MODEL MANIFEST --ctc-weights 0.3 0.5 1 --lm-weights 0 0.4
 
 Every combination is tried on the same utterances. The table is sorted by error rate; the last line

@@ -68,6 +68,10 @@ def test_learns_tones(configure: Configure) -> None:
     assert min(dev[-1]["cer_ctc"], dev[-1]["cer_greedy"]) < 0.1
     bundle = load_model(Path(config.train.output_dir) / "model")
     assert bundle.config.search.method in ("ctc", "greedy")
+    last = load_model(Path(config.train.output_dir) / "last")
+    average = load_state(Path(config.train.output_dir) / "state.pt")[0]["average"]
+    for name, tensor in last.model.state_dict().items():
+        assert torch.equal(tensor, average[f"module.{name}"]), name
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 6])
