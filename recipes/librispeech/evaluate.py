@@ -137,9 +137,12 @@ def make_table(results: list[Result], configs: list[str]) -> str:
         ]
         if not rows:
             lines.append(f"| {name} | {NOT_RUN} | {NOT_RUN} | {NOT_RUN} | | | |")
-    commands = [f"- {item.model}, {item.set}: `{item.command}`" for item in results]
-    if commands:
-        lines += ["", "Commands:", "", *commands]
+    sets: dict[tuple[str, str], list[str]] = {}  # one command may have scored several
+    for item in results:
+        sets.setdefault((item.model, item.command), []).append(item.set)
+    if sets:
+        lines += ["", "Commands:", ""]
+    lines += [f"- {model}, {', '.join(names)}: `{run}`" for (model, run), names in sets.items()]
     return "\n".join(lines)
 
 
