@@ -309,9 +309,9 @@ def test_help_explains_itself_without_waiting_for_torch(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_starting_leaves_no_traceback(tmp_path: Path) -> None:
-    source = (
+    source = (  # a job in the background would ignore the signal
         "import os, signal, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "os.kill(os.getpid(), signal.SIGINT); time.sleep(50)"
     )
     result = run("talk.wav", env=fake_torch(tmp_path, source))
