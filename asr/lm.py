@@ -21,6 +21,7 @@ from torch import Tensor
 from asr.tokenizer import SPECIAL_TOKENS, CharTokenizer
 
 BITS = 5  # a packed character; 0 means none
+_LENGTH_SHIFT = 59  # of a context's length, above its at most 11 characters
 NATS_PER_STEP = 1 / 16  # of stored log-probabilities
 MAX_LOG_BACKOFF = 4.0  # back-off weights are stored below it: pruning can lift them over 1
 
@@ -51,7 +52,7 @@ class CharNgramLM:
 
     Args:
         alphabet: At most 31 characters, with a space among them.
-        tables: Contexts of 0, 1, 2, … characters.
+        tables: Contexts of 0, 1, 2, … characters, at most 11; not empty.
     """
 
     def __init__(self, alphabet: str, tables: list[Contexts]) -> None:
@@ -63,10 +64,21 @@ class CharNgramLM:
         self.alphabet = alphabet
         self.tables = tables
         self._letters = torch.arange(len(alphabet))
-        self._offsets: list[Tensor] = []
-        for table in tables:
-            counts = self._bits(table.followers).sum(dim=1)
-            self._offsets.append(counts.cumsum(0) - counts)
+        # All tables as one, sorted by length and code, so that a look-up is a single search.
+        self._keys = torch.cat([self._key(n, table.codes) for n, table in enumerate(tables)])
+        self._followers = torch.cat([table.followers for table in tables]).long()
+        self._backoff = torch.cat([table.backoff for table in tables])
+        self._log_probs = torch.cat([table.log_probs for table in tables])
+        counts = torch.zeros_like(self._followers)
+        for letter in range(len(alphabet)):
+            counts += (self._followers >> letter) & 1
+        self._offsets = counts.cumsum(0) - counts
+        self._lengths = torch.arange(len(tables))
+        self._masks = (1 << (BITS * self._lengths)) - 1
+
+    @staticmethod
+    def _key(length: int | Tensor, codes: Tensor) -> Tensor:
+        return codes + (length << _LENGTH_SHIFT)
 
     @property
     def max_context(self) -> int:
@@ -93,17 +105,19 @@ class CharNgramLM:
         Args:
             codes: (N,) int64 contexts, as `append` makes them from 0.
         """
+        keys = self._key(self._lengths, codes[:, None] & self._masks)  # (N, lengths)
+        place = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
+        found = self._keys[place] == keys
+        known = (self._followers[place][..., None] >> self._letters) & 1  # (N, lengths, A)
+        known *= found[..., None]
+        index = self._offsets[place][..., None] + known.cumsum(2) - 1
+        stored = self._log_probs[index.clamp(min=0)] * -NATS_PER_STEP
+        backoff = (MAX_LOG_BACKOFF - self._backoff[place] * NATS_PER_STEP) * found
         result = torch.full((len(codes), len(self.alphabet)), -math.log(len(self.alphabet)))
-        for length, (table, offsets) in enumerate(zip(self.tables, self._offsets, strict=True)):
-            context = codes & ((1 << (BITS * length)) - 1)
-            place = torch.searchsorted(table.codes, context).clamp(max=len(table.codes) - 1)
-            found = (table.codes[place] == context)[:, None]
-            known = self._bits(table.followers[place])  # (N, A)
-            index = offsets[place][:, None] + known.cumsum(1) - 1
-            stored = table.log_probs[index.clamp(min=0)] * -NATS_PER_STEP
-            backoff = MAX_LOG_BACKOFF - table.backoff[place] * NATS_PER_STEP
-            here = torch.where(known.bool(), stored, backoff[:, None] + result)
-            result = torch.where(found, here, result)
+        for length in range(len(self.tables)):
+            result = torch.where(
+                known[:, length].bool(), stored[:, length], result + backoff[:, length, None]
+            )
         return result
 
     def save(self, path: str | Path) -> None:

@@ -180,14 +180,16 @@ def backoff_weights(
     tables: list[Contexts], alphabet: str, order: Order, starts: Codes
 ) -> NDArray[np.uint8]:
     """Return the weight of the shorter context, in steps below `MAX_LOG_BACKOFF`."""
-    below = CharNgramLM(alphabet, tables)
+    below = CharNgramLM(alphabet, tables) if tables else None
+    uniform = -np.log(len(alphabet))
     contexts = order.contexts[starts]
     sizes = np.diff(np.r_[starts, len(order.codes)])
     letters = (order.codes & (2**BITS - 1)) - 1
     lower = np.empty(len(order.codes))
     rows = np.repeat(np.arange(len(contexts)), sizes)
     for first in range(0, len(contexts), 2**16):
-        block = below.log_probs(torch.from_numpy(contexts[first : first + 2**16])).numpy()
+        codes = torch.from_numpy(contexts[first : first + 2**16])
+        block = below.log_probs(codes).numpy() if below else np.full((1, len(alphabet)), uniform)
         inside = slice(*np.searchsorted(rows, [first, first + len(block)]))
         lower[inside] = block[rows[inside] - first, letters[inside]]
     # From exact probabilities: where one character is nearly certain, what is left for the
