@@ -27,7 +27,7 @@ demo: $(STAMP)
 	@echo
 	@echo "Try it on your own recordings (wav, flac, ogg, opus, mp3):"
 	@echo "    $(BIN)/python -m asr.transcribe --help"
-	@echo "Train a model of your own: see README.md; recipes/tiny takes about five minutes."
+	@echo "Train a model of your own: see README.md; recipes/tiny takes less than five minutes."
 
 test: $(STAMP)
 	@"$(BIN)/python" -m pytest $(PYTEST_FLAGS)

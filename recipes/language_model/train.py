@@ -10,7 +10,7 @@ character that the pruned model needs for them.
 
 Smoothing is interpolated Kneser-Ney with one discount an order (Kneser & Ney 1995; Chen &
 Goodman 1998); pruning keeps the n-grams whose loss would cost most (Seymore & Rosenfeld 1996).
-22 million words take about ten minutes and 6 GB of memory.
+22 million words, order 12: 514 s on one core that did other work too; memory was not measured.
 """
 
 from __future__ import annotations
