@@ -61,17 +61,26 @@ def spec_augment(
     Returns:
         Masked features (B, T, F).
     """
-    batch, num_frames, num_mels = features.shape
-    keep = torch.ones(batch, num_frames, num_mels, dtype=torch.bool)
+    # Drawn on the device: a GPU computes on while the CPU prepares the next step.
+    chance = torch.Generator(features.device).manual_seed(generator.getrandbits(60))
+    _, num_frames, num_mels = features.shape
+    bands = torch.full_like(feature_lengths, num_mels)
+    widest = bands.clamp(max=config.frequency_mask_width)
+    in_band = _random_spans(bands, widest, config.frequency_masks, num_mels, chance)
     longest = round(config.time_mask_seconds * frames_per_second)
-    for row, length in enumerate(feature_lengths.tolist()):
-        for _ in range(config.frequency_masks):
-            width = generator.randint(0, min(config.frequency_mask_width, num_mels))
-            start = generator.randint(0, num_mels - width)
-            keep[row, :, start : start + width] = False
-        limit = min(longest, int(config.time_mask_fraction * length))
-        for _ in range(config.time_masks):
-            width = generator.randint(0, limit)
-            start = generator.randint(0, length - width)
-            keep[row, start : start + width] = False
-    return features * keep.to(features.device)
+    limits = (config.time_mask_fraction * feature_lengths).long().clamp(max=longest)
+    in_time = _random_spans(feature_lengths, limits, config.time_masks, num_frames, chance)
+    return features.masked_fill(in_time[:, :, None] | in_band[:, None, :], 0.0)
+
+
+def _random_spans(
+    lengths: Tensor, limits: Tensor, count: int, size: int, generator: torch.Generator
+) -> Tensor:
+    """Return (B, size) booleans, True in ``count`` spans of at most ``limits`` (B,)."""
+    draws = torch.rand(2, len(lengths), count, generator=generator, device=lengths.device)
+    limits, lengths = limits[:, None], lengths[:, None]  # (B, 1)
+    widths = torch.minimum((draws[0] * (limits + 1)).long(), limits)  # (B, count)
+    starts = torch.minimum((draws[1] * (lengths - widths + 1)).long(), lengths - widths)
+    places = torch.arange(size, device=lengths.device)  # (size,)
+    inside = (places >= starts[:, :, None]) & (places < (starts + widths)[:, :, None])
+    return inside.any(dim=1)

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,7 @@ def save_model(
     config: Config,
     dtype: torch.dtype = torch.float32,
     card: str = "",
+    language_model: CharNgramLM | None = None,
 ) -> None:
     """Write a model directory, whole or not at all.
 
@@ -123,6 +125,10 @@ def save_model(
         config: Its configuration.
         dtype: Type of the weights on disk; ``torch.float16`` halves them.
         card: Text of the model card, ``README.md``; empty writes none.
+        language_model: Written beside the weights.
+
+    Raises:
+        OSError: It could not be written; what was there is as before.
     """
     folder = Path(directory)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -133,12 +139,18 @@ def save_model(
         name: t.detach().cpu().to(dtype if name.startswith("model.") else t.dtype).contiguous()
         for name, t in tensors.items()
     }
-    save_file(weights, temporary / WEIGHTS)
-    text = json.dumps(config_to_dict(config), indent=1) + "\n"
-    (temporary / CONFIG).write_text(text, encoding="utf-8")
-    tokenizer.save(temporary / TOKENIZER)
-    if card:
-        (temporary / CARD).write_text(card, encoding="utf-8")
+    try:
+        save_file(weights, temporary / WEIGHTS)
+        text = json.dumps(config_to_dict(config), indent=1) + "\n"
+        (temporary / CONFIG).write_text(text, encoding="utf-8")
+        tokenizer.save(temporary / TOKENIZER)
+        if card:
+            (temporary / CARD).write_text(card, encoding="utf-8")
+        if language_model is not None:
+            language_model.save(temporary / LANGUAGE_MODEL)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(f"{folder}: cannot be written ({error})") from error
     if folder.exists():
         for path in sorted(temporary.iterdir()):
             path.replace(folder / path.name)
@@ -169,12 +181,22 @@ def _check_weights(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str,
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a training state, whole or not at all; the one before stays as ``*.previous``."""
+    """Write a training state, whole or not at all; the one before stays as ``*.previous``.
+
+    Raises:
+        OSError: It could not be written, as on a full disk; what was there is as before.
+    """
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch wraps what the file system says
+        temporary.unlink(missing_ok=True)
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
+        raise OSError(f"{path}: cannot be written ({str(reason).splitlines()[0]})") from error
     if path.exists():
         path.replace(previous_state(path))
     temporary.replace(path)
@@ -202,9 +224,19 @@ def load_state(path: Path) -> tuple[dict[str, Any], str]:
             problems.append(f"{candidate} is missing")
             continue
         try:
+            _check_sums(candidate)
             state = torch.load(candidate, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        except (
+            OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, zipfile.BadZipFile
+        ) as error:  # fmt: skip
             problems.append(f"{candidate} is damaged ({str(error).splitlines()[0]})")
             continue
         return state, "; ".join(problems)
     raise CheckpointError(f"no training state to resume: {'; '.join(problems)}")
+
+
+def _check_sums(path: Path) -> None:
+    """Hold a state against the check sums inside it, which ``torch.load`` does not look at."""
+    with zipfile.ZipFile(path) as archive:
+        if broken := archive.testzip():
+            raise ValueError(f"wrong check sum in {broken}")

@@ -108,7 +108,8 @@ class TrainConfig:
 
     output_dir: str = "runs/default"
     resume: bool = False
-    init_from: str = ""  # model directory whose weights are the start
+    init_from: str = ""  # model directory to start from; the alphabet may differ
+    freeze: tuple[str, ...] = ()  # beginnings of names of weights that stay, as "encoder.front_end"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = 0  # CPU threads a process; 0 leaves PyTorch's choice

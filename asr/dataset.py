@@ -31,6 +31,7 @@ class Batch:
         num_samples: (B,) samples.
         tokens: (B, U) character ids, padded with ``pad_id``.
         token_lengths: (B,) characters.
+        counts: (B,) booleans, False for a stand-in that must not be learned from.
         indices: Which utterances of the data set these are.
         problems: What was wrong with files that could not be read and are left out.
     """
@@ -39,18 +40,19 @@ class Batch:
     num_samples: Tensor
     tokens: Tensor
     token_lengths: Tensor
+    counts: Tensor
     indices: tuple[int, ...]
     problems: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on a device."""
-        names = ("waveform", "num_samples", "tokens", "token_lengths")
+        names = ("waveform", "num_samples", "tokens", "token_lengths", "counts")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         return replace(self, **moved)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from where a GPU fetches it unattended."""
-        names = ("waveform", "num_samples", "tokens", "token_lengths")
+        names = ("waveform", "num_samples", "tokens", "token_lengths", "counts")
         return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
 
@@ -155,6 +157,7 @@ class SpeechDataset(Dataset[Batch]):
             num_samples=torch.tensor([len(w) for w in waveforms.values()]),
             tokens=pad_sequence(tokens, batch_first=True, padding_value=self.tokenizer.pad_id),
             token_lengths=torch.tensor([len(t) for t in tokens]),
+            counts=torch.ones(len(tokens), dtype=torch.bool),
             indices=tuple(waveforms),
             problems=tuple(map(str, problems)),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,18 +42,23 @@ def start(device: str) -> torch.device:
         raise ValueError("train.device: found no CUDA device, wanted one; use device=cpu")
     on_gpu = device != "cpu" and torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo")
-    if not on_gpu:
-        return torch.device("cpu")
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+        # Counts and flags go through gloo from the CPU, so that no GPU has to wait for them.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
 
 def stop() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def lost_a_process(error: RuntimeError) -> bool:
+    """Tell whether an error comes from another process that is gone or does not answer."""
+    return world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 def wait_for_all() -> None:
@@ -69,11 +75,13 @@ def mean(values: Tensor) -> Tensor:
     return values
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Tell all processes whether the flag is set in one of them."""
+def total(values: Sequence[float]) -> list[float]:
+    """Return the sum of each value over all processes; nothing on a GPU is waited for."""
     if world_size() == 1:
-        return flag
-    return bool(mean(torch.tensor(float(flag), device=device)) > 0)
+        return list(values)
+    summed = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(summed)
+    return summed.tolist()
 
 
 def gather(item: Any) -> list[Any]:

@@ -32,6 +32,25 @@ class Losses:
     guide: Tensor
 
 
+@dataclass(frozen=True)
+class UpdateSize:
+    """By how much one process divides its sums, so that the mean over processes is the update's.
+
+    Attributes:
+        characters: Characters of all processes' texts, divided by the number of processes.
+        ends: The same with an end mark for each utterance.
+    """
+
+    characters: float
+    ends: float
+
+    @classmethod
+    def of(cls, num_characters: float, num_utterances: float, num_processes: int) -> UpdateSize:
+        """Return the size of an update from the sums over all processes."""
+        characters = max(1.0, num_characters) / num_processes
+        return cls(characters, characters + num_utterances / num_processes)
+
+
 class JointLoss(nn.Module):
     """The model with its training loss, so that several processes share one ``forward``.
 
@@ -56,8 +75,10 @@ class JointLoss(nn.Module):
         tokens: Tensor,
         token_lengths: Tensor,
         with_decoder: bool,
+        counts: Tensor,
+        size: UpdateSize,
     ) -> Losses:
-        """Return the losses of a batch.
+        """Return the losses of a batch, as this process's share of the update's mean.
 
         Args:
             features: (B, T, F).
@@ -65,22 +86,24 @@ class JointLoss(nn.Module):
             tokens: (B, U) character ids, padded with ``pad_id``.
             token_lengths: (B,).
             with_decoder: False trains encoder and CTC head alone.
+            counts: (B,) booleans, False for a stand-in that must not be learned from.
+            size: Of the whole update.
         """
         model = self.model
         encoded = model.encode(features, feature_lengths)
         log_probs, lengths = model.ctc_log_probs(encoded)
-        num_tokens = token_lengths.sum().clamp(min=1)
-        ctc = ctc_loss(log_probs, lengths, tokens, token_lengths).sum() / num_tokens
+        ctc = ctc_loss(log_probs, lengths, tokens, token_lengths)  # (B,)
+        ctc = ctc.masked_fill(~counts, 0.0).sum() / size.characters
         zero = torch.zeros_like(ctc)
         if not with_decoder:
             return Losses(ctc, ctc, zero, zero)
         logits, weights = model.decoder(self.with_start(tokens), encoded)
-        attention = self.cross_entropy(logits, tokens, token_lengths)
+        attention = self.cross_entropy(logits, tokens, token_lengths, counts) / size.ends
         guide = zero
         if self.config.guided_attention_weight and weights.shape[2]:
             frames = forced_align(log_probs.detach(), lengths, tokens, token_lengths)
-            feasible = ctc_feasible(tokens, token_lengths, lengths)
-            guide = self.guide(weights[:, :-1], frames, token_lengths * feasible)
+            usable = ctc_feasible(tokens, token_lengths, lengths) & counts
+            guide = self.guide(weights[:, :-1], frames, token_lengths * usable) / size.characters
         ctc_weight = self.config.ctc_weight
         total = ctc_weight * ctc + (1 - ctc_weight) * attention
         return Losses(total + self.config.guided_attention_weight * guide, ctc, attention, guide)
@@ -90,25 +113,27 @@ class JointLoss(nn.Module):
         """Return what the decoder reads (B, U + 1): the start mark, then the characters."""
         return F.pad(tokens, (1, 0), value=CharTokenizer.sos_id)
 
-    def cross_entropy(self, logits: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-        """Return the mean cross-entropy of characters and end marks; logits are (B, U + 1, V)."""
+    def cross_entropy(
+        self, logits: Tensor, tokens: Tensor, token_lengths: Tensor, counts: Tensor
+    ) -> Tensor:
+        """Return the summed cross-entropy of characters and end marks; logits (B, U + 1, V)."""
         targets = F.pad(tokens, (0, 1), value=CharTokenizer.pad_id)  # (B, U + 1)
         targets = targets.scatter(1, token_lengths[:, None], CharTokenizer.eos_id)
-        real = valid_mask(token_lengths + 1, targets.shape[1])
+        real = valid_mask(token_lengths + 1, targets.shape[1]) & counts[:, None]
         losses = F.cross_entropy(
             logits.float().transpose(1, 2),
             targets,
             reduction="none",
             label_smoothing=self.config.label_smoothing,
         )  # (B, U + 1)
-        return (losses * real).sum() / real.sum()
+        return losses.masked_fill(~real, 0.0).sum()
 
     def guide(self, weights: Tensor, frames: Tensor, token_lengths: Tensor) -> Tensor:
-        """Return how far attention (B, U, S) is from CTC's frames (B, U), in nats a character."""
+        """Return how far attention (B, U, S) is from CTC's frames (B, U), in nats, summed."""
         labels = self.model.config.ctc_labels_per_frame
         centres = frames.div(labels, rounding_mode="floor")[:, :, None]  # (B, U, 1)
         positions = torch.arange(weights.shape[2], device=weights.device)
         near = (positions - centres).abs() <= self.config.guided_attention_frames
         mass = (weights * near).sum(dim=2)  # (B, U)
         real = valid_mask(token_lengths, weights.shape[1]) & (frames >= 0)
-        return -(mass.clamp(min=1e-4).log() * real).sum() / real.sum().clamp(min=1)
+        return -(mass.clamp(min=1e-4).log() * real).sum()

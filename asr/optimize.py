@@ -19,15 +19,29 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return AdamW in which biases and norms do not decay."""
-    matrices: list[Tensor] = [p for p in model.parameters() if p.dim() > 1]
-    vectors: list[Tensor] = [p for p in model.parameters() if p.dim() <= 1]
+    """Return AdamW of what is not frozen, in which biases and norms do not decay."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    matrices: list[Tensor] = [p for p in learned if p.dim() > 1]
+    vectors: list[Tensor] = [p for p in learned if p.dim() <= 1]
     groups: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     betas = (0.9, config.beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> Tensor:
+    """Make an update, unless the gradients are not finite; return 1 if it was left out, 0 if not.
+
+    The decision is made where the gradients are, so that the CPU does not wait for a GPU: fused
+    optimizers leave an update out where ``found_inf`` is 1, which is how gradient scaling for half
+    precision tells them.
+    """
+    skipped = (~torch.isfinite(gradient_norm)).float()
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
+    optimizer.step()
+    return skipped
 
 
 def update_average(

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from asr.config import ModelConfig, TrainConfig
-from asr.loss import JointLoss
+from asr.loss import JointLoss, UpdateSize
 from asr.model import SpeechModel
 
 CONFIG = ModelConfig(
@@ -18,6 +18,12 @@ CONFIG = ModelConfig(
     decoder_dropout=0,
 )  # fmt: skip
 TRAIN = TrainConfig(ctc_weight=0.25, label_smoothing=0.0, guided_attention_weight=0.5)
+
+
+def whole(token_lengths: torch.Tensor) -> tuple[torch.Tensor, UpdateSize]:
+    """Return what a process says of a batch that is the whole update."""
+    counts = torch.ones(len(token_lengths), dtype=torch.bool)
+    return counts, UpdateSize.of(float(token_lengths.sum()), len(token_lengths), 1)
 
 
 def inputs() -> tuple[torch.Tensor, ...]:
@@ -38,7 +44,7 @@ def build(train: TrainConfig = TRAIN, model: ModelConfig = CONFIG) -> JointLoss:
 def test_parts_equal_their_formulas() -> None:
     loss = build()
     features, lengths, tokens, token_lengths = inputs()
-    losses = loss(features, lengths, tokens, token_lengths, True)
+    losses = loss(features, lengths, tokens, token_lengths, True, *whole(token_lengths))
     ctc, entropy, guide, count = 0.0, 0.0, 0.0, 0
     for row in range(3):
         encoded = loss.model.encode(features[row : row + 1, : lengths[row]], lengths[row : row + 1])
@@ -67,15 +73,18 @@ def test_parts_equal_their_formulas() -> None:
 def test_padding_does_not_matter() -> None:
     loss = build()
     features, lengths, tokens, token_lengths = inputs()
-    expected = loss(features, lengths, tokens, token_lengths, True)
-    wider = loss(F.pad(features, (0, 0, 0, 9)), lengths, F.pad(tokens, (0, 5)), token_lengths, True)
+    expected = loss(features, lengths, tokens, token_lengths, True, *whole(token_lengths))
+    wider = loss(
+        F.pad(features, (0, 0, 0, 9)), lengths, F.pad(tokens, (0, 5)), token_lengths, True,
+        *whole(token_lengths),
+    )  # fmt: skip
     for one, other in zip(vars(wider).values(), vars(expected).values(), strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_without_decoder_only_encoder_and_ctc_learn() -> None:
     loss = build()
-    losses = loss(*inputs(), False)
+    losses = loss(*inputs(), False, *whole(inputs()[3]))
     losses.total.backward()
     assert losses.total == losses.ctc and losses.attention == 0
     assert all(p.grad is None for p in loss.model.decoder.parameters())
@@ -86,12 +95,43 @@ def test_text_too_long_for_its_audio_costs_no_ctc_and_no_guide() -> None:
     loss = build()
     features, lengths = torch.randn(1, 8, 20), torch.tensor([8])  # 4 CTC frames
     tokens, token_lengths = torch.randint(3, 12, (1, 30)), torch.tensor([30])
-    losses = loss(features, lengths, tokens, token_lengths, True)
+    losses = loss(features, lengths, tokens, token_lengths, True, *whole(token_lengths))
     assert losses.ctc == 0 and losses.guide == 0
     losses.total.backward()
     assert all(torch.isfinite(p.grad).all() for p in loss.parameters() if p.grad is not None)
 
 
 def test_no_attention_has_no_guide() -> None:
-    losses = build(model=replace(CONFIG, attention="none"))(*inputs(), True)
+    losses = build(model=replace(CONFIG, attention="none"))(*inputs(), True, *whole(inputs()[3]))
     assert losses.guide == 0 and losses.attention > 0
+
+
+@pytest.mark.parametrize("split", [[0, 1], [2]])
+def test_two_processes_together_have_the_loss_of_one(split: list[int]) -> None:
+    loss = build()
+    features, lengths, tokens, token_lengths = inputs()
+    counts, size = whole(token_lengths)
+    expected = loss(features, lengths, tokens, token_lengths, True, counts, size)
+    halves = []
+    for rows in (split, [row for row in range(3) if row not in split]):
+        half = UpdateSize.of(float(token_lengths.sum()), 3, 2)
+        parts = [x[rows] for x in (features, lengths, tokens, token_lengths)]
+        halves.append(vars(loss(*parts, True, counts[rows], half)))
+    for name, value in vars(expected).items():
+        torch.testing.assert_close((halves[0][name] + halves[1][name]) / 2, value)
+
+
+def test_a_stand_in_is_not_learned_from() -> None:
+    loss = build()
+    features, lengths, tokens, token_lengths = inputs()
+    _, size = whole(token_lengths[:2])
+    expected = loss(
+        features[:2], lengths[:2], tokens[:2], token_lengths[:2], True,
+        torch.tensor([True, True]), size,
+    )  # fmt: skip
+    features[2] *= 100
+    found = loss(
+        features, lengths, tokens, token_lengths, True, torch.tensor([True, True, False]), size
+    )
+    for name, value in vars(expected).items():
+        torch.testing.assert_close(getattr(found, name), value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -17,7 +18,9 @@ import torch
 
 from asr.checkpoint import load_model, load_state
 from asr.config import Config, config_to_dict
-from asr.train import Trainer, main, pick_evenly, train
+from asr.train import main, train
+from asr.trainer import Trainer
+from asr.validate import pick_evenly
 
 Configure = Callable[..., Config]
 
@@ -83,7 +86,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(configure: Configure, stop_at:
     trainer.model.train()
     batches = trainer.batches()
     for _ in range(stop_at):  # in the middle of an epoch, of which there are two
-        trainer.step(next(batches))
+        trainer.advance(batches)
     trainer.save()
     train(replace(parts, train=replace(parts.train, resume=True)))
     assert_same_weights(whole.train.output_dir, parts.train.output_dir)
@@ -128,16 +131,15 @@ def test_damaged_state_falls_back_to_the_one_before(configure: Configure) -> Non
 def test_not_finite_gradients_are_skipped_and_counted(configure: Configure) -> None:
     config = configure(max_steps=3)
     trainer = Trainer(config, torch.device("cpu"))
-    batch = next(trainer.batches())
-    trainer.step(batch)
+    (batch, place), (other, next_place) = itertools.islice(trainer.batches(), 2)
+    trainer.advance(iter([(batch, place)]))
     before = {name: p.clone() for name, p in trainer.model.state_dict().items()}
-    broken = replace(batch, waveform=batch.waveform * float("nan"))
-    trainer.step(broken)
-    assert trainer.progress.skipped == 1 and trainer.progress.step == 2
+    trainer.advance(iter([(replace(batch, waveform=batch.waveform * float("nan")), next_place)]))
+    assert trainer.count_skipped().skipped == 1 and trainer.progress.step == 2
     for name, parameter in trainer.model.state_dict().items():
         assert torch.equal(parameter, before[name]), name
-    trainer.step(batch)
-    assert trainer.progress.skipped == 1
+    trainer.advance(iter([(other, place)]))
+    assert trainer.count_skipped().skipped == 1
     assert not torch.equal(trainer.model.ctc_head.bias, before["ctc_head.bias"])
 
 
@@ -197,7 +199,7 @@ def test_resuming_another_network_is_refused(configure: Configure) -> None:
         config, model=replace(config.model, encoder_width=33),
         train=replace(config.train, resume=True),
     )  # fmt: skip
-    with pytest.raises(ValueError, match="was trained with model.encoder_width=32, found 33"):
+    with pytest.raises(ValueError, match="another network; wanted model.encoder_width=32"):
         Trainer(other, torch.device("cpu"))
 
 

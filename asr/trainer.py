@@ -1,0 +1,365 @@
+"""One training run: its data, network and optimizer, where it stands, and its loop over updates."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from asr import distributed
+from asr.augment import perturb_waveform, spec_augment
+from asr.checkpoint import (
+    CheckpointError,
+    ModelBundle,
+    build_model,
+    load_model,
+    load_state,
+    save_model,
+    save_state,
+)
+from asr.config import Config, SearchConfig, SearchMethod, config_from_dict, config_to_dict
+from asr.dataset import Batch, DurationBatches, SpeechDataset, load_utterances, make_loader
+from asr.finetune import freeze, network_differences, take_weights
+from asr.loss import JointLoss, UpdateSize
+from asr.model import SpeechModel
+from asr.monitor import Monitor
+from asr.optimize import learning_rate, make_optimizer, step_if_finite, update_average
+from asr.validate import load_dev_set, validate
+
+STATISTICS_UTTERANCES = 200  # whose frames set the features' mean and deviation
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: Updates done, skipped ones included.
+        epoch: Passes over the data begun before this one.
+        batch: Batches of this epoch that all processes together have taken.
+        skipped: Updates left out because a loss or gradient was not finite.
+        best_wer: Lowest WER on the dev utterances.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    skipped: int = 0
+    best_wer: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update was made of and what it gave.
+
+    Attributes:
+        scalars: Losses and gradient norm of this process, on the device.
+        audio_seconds: Of all processes.
+        problems: What was wrong with files of this process.
+    """
+
+    scalars: dict[str, Tensor]
+    audio_seconds: float
+    problems: tuple[str, ...]
+
+
+class Trainer:
+    """One run: data, network, optimizer, and where it stands.
+
+    Args:
+        config: All settings.
+        device: Where this process computes.
+
+    Raises:
+        ValueError: Data, configuration or a state to resume cannot be used.
+    """
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.output_dir = Path(config.train.output_dir)
+        self.state_path = self.output_dir / "state.pt"
+        self.progress = Progress()
+        self.stop_signal = 0
+        self.messages: list[str] = []
+        torch.manual_seed(config.train.seed)
+        model, self.features, self.tokenizer = build_model(config)
+        self._load_data()
+        self.start: ModelBundle | None = None
+        if config.train.init_from:
+            self.start = self._start_from(config.train.init_from, model)
+        elif not config.train.resume:
+            step = max(1, len(self.train_set) // STATISTICS_UTTERANCES)
+            self.features.fit(
+                [self.train_set.waveform(i) for i in range(0, len(self.train_set), step)]
+            )
+        if config.train.freeze:
+            self.messages.append(freeze(model, config.train.freeze))
+        self.model, self.features = model.to(device), self.features.to(device)
+        decay = config.train.ema_decay
+        self.average = AveragedModel(
+            self.model, multi_avg_fn=lambda a, c, n: update_average(a, c, n, decay)
+        )
+        self.optimizer = make_optimizer(self.model, config.train)
+        self.skipped = torch.zeros((), device=device)  # since progress was last brought up to date
+        if config.train.resume:
+            self._restore()
+        self.loss: nn.Module = self._loss_of_all_processes()
+
+    def _loss_of_all_processes(self) -> nn.Module:
+        loss = JointLoss(self.model, self.config.train)
+        if distributed.world_size() == 1:
+            return loss
+        # Looking for weights without gradients costs time: only while the decoder waits.
+        waits = not self.uses_decoder(self.progress.step)
+        return DistributedDataParallel(loss, find_unused_parameters=waits)
+
+    def _start_from(self, directory: str, model: SpeechModel) -> ModelBundle:
+        start = load_model(directory)
+        if differences := network_differences(self.config, start.config):
+            raise ValueError(
+                f"train.init_from: {directory} is another network; wanted {' '.join(differences)}"
+            )
+        self.messages.append(take_weights(start, model, self.features, self.tokenizer))
+        return start
+
+    @property
+    def averaged_model(self) -> SpeechModel:
+        """The network with averaged weights, which is the one that is judged and shipped."""
+        model = self.average.module
+        assert isinstance(model, SpeechModel)
+        return model
+
+    def _load_data(self) -> None:
+        data = self.config.data
+        utterances, left_out = load_utterances(data.train_manifests, data)
+        hours = sum(u.duration for u in utterances) / 3600
+        self.messages.append(f"training on {len(utterances)} utterances, {hours:.2f} h")
+        self.messages += [f"left out: {n} utterances {why}" for why, n in left_out.items()]
+        rate = self.config.features.sample_rate
+        self.train_set = SpeechDataset(utterances, self.tokenizer, rate, data.cache_dir)
+        self.dev_set = load_dev_set(data, self.tokenizer, rate)
+        self.order = DurationBatches(
+            [u.duration for u in utterances], data.batch_seconds, data.max_batch_size,
+            self.config.train.seed, data.short_first,
+        )  # fmt: skip
+
+    def _restore(self) -> None:
+        state, warning = load_state(self.state_path)
+        if warning:
+            self.messages.append(f"{warning}; going on from the state before")
+        if differences := network_differences(self.config, config_from_dict(state["config"])):
+            raise CheckpointError(
+                f"{self.state_path}: is of another network; wanted {' '.join(differences)}"
+            )
+        self.model.load_state_dict(state["model"])
+        self.features.load_state_dict(state["features"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+
+    def save(self) -> None:
+        """Write the training state, on the first process alone.
+
+        Raises:
+            OSError: It cannot be written; the state before is kept.
+        """
+        if distributed.is_main():
+            state = {
+                "model": self.model.state_dict(),
+                "features": self.features.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "progress": asdict(self.count_skipped()),
+                "config": json.loads(json.dumps(config_to_dict(self.config))),
+            }
+            save_state(self.state_path, state)
+
+    def count_skipped(self) -> Progress:
+        """Bring the number of skipped updates up to date, which waits for a GPU."""
+        self.progress.skipped += int(self.skipped)
+        self.skipped.zero_()
+        return self.progress
+
+    def batches(self) -> Iterator[tuple[Batch, tuple[int, int]]]:
+        """Yield this process's batches from where the run stands, each with the place behind it."""
+        rank, world = distributed.rank(), distributed.world_size()
+        pin = self.device.type == "cuda"
+        epoch, done = self.progress.epoch, self.progress.batch
+        while True:
+            order = self.order.epoch(epoch)
+            rounds = max(1, len(order) // world)  # the same number of steps for every process
+            mine = [order[(i * world + rank) % len(order)] for i in range(done // world, rounds)]
+            for batch in make_loader(self.train_set, mine, self.config.data.num_workers, pin):
+                done += world
+                yield batch, (epoch, done)
+            epoch, done = epoch + 1, 0
+
+    def advance(self, batches: Iterator[tuple[Batch, tuple[int, int]]]) -> Update | None:
+        """Take the next batch and make an update of it, unless a process wants to stop."""
+        batch, position = next(batches)
+        # On the CPU, before the batch moves: no GPU has to be waited for.
+        characters, utterances, samples, stopping = distributed.total(
+            [
+                float(batch.token_lengths[batch.counts].sum()),
+                float(batch.counts.sum()),
+                float(batch.num_samples[batch.counts].sum()),
+                float(self.stop_signal > 0),
+            ]
+        )
+        if stopping:
+            return None
+        size = UpdateSize.of(characters, utterances, distributed.world_size())
+        scalars = self.step(batch.to(self.device), size)
+        self.progress.epoch, self.progress.batch = position
+        return Update(scalars, samples / self.config.features.sample_rate, batch.problems)
+
+    def step(self, batch: Batch, size: UpdateSize) -> dict[str, Tensor]:
+        """Make one update; return its losses and gradient norm as scalars on the device.
+
+        Args:
+            batch: This process's share of the update.
+            size: Of the whole update.
+        """
+        config, step = self.config, self.progress.step
+        # Chance depends on the step and nothing before it, so that resuming changes nothing.
+        chance = random.Random(f"{config.train.seed}/{step}/{distributed.rank()}")
+        torch.manual_seed(chance.getrandbits(60))
+        waveform, num_samples = perturb_waveform(
+            batch.waveform, batch.num_samples, config.augment, chance
+        )
+        features, lengths = self.features(waveform, num_samples)
+        frame_rate = 1 / config.features.shift_seconds
+        features = spec_augment(features, lengths, config.augment, chance, frame_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, config.train)
+        if self.uses_decoder(step) != self.uses_decoder(step - 1):
+            self.loss = self._loss_of_all_processes()
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"
+        ):
+            losses = self.loss(
+                features, lengths, batch.tokens, batch.token_lengths,
+                self.uses_decoder(step), batch.counts, size,
+            )  # fmt: skip
+        losses.total.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.train.gradient_clip)
+        # Several processes share gradients, so they all agree on whether these are finite.
+        self.skipped += step_if_finite(self.optimizer, norm)
+        self.average.update_parameters(self.model)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        scalars = {name: value.detach() for name, value in vars(losses).items()}
+        return {**scalars, "gradient_norm": norm.detach()}
+
+    def uses_decoder(self, step: int) -> bool:
+        """Tell whether the decoder is trained at a step."""
+        return step >= self.config.train.ctc_only_steps and self.config.train.ctc_weight < 1
+
+    def methods(self) -> list[SearchMethod]:
+        """Return the ways of decoding that can be judged at this step."""
+        if not self.uses_decoder(self.progress.step):
+            return ["ctc"]
+        return ["ctc", "greedy"] if self.config.train.ctc_weight > 0 else ["greedy"]
+
+    def save_best(self, results: dict[str, Any]) -> None:
+        """Write the averaged weights as the model directory if their WER is the lowest so far."""
+        wers = {m: results[f"wer_{m}"] for m in self.methods() if f"wer_{m}" in results}
+        method = min(wers, key=wers.__getitem__, default=self.methods()[-1])
+        wer = wers.get(method, float("-inf"))
+        if wer <= self.progress.best_wer:
+            self.progress.best_wer = wer
+            self.write_model("model", method)
+
+    def write_model(self, name: str, method: SearchMethod) -> None:
+        """Write the averaged weights as a model directory, on the first process alone.
+
+        The language model and the search of the model that the run started from go with it.
+        """
+        if not distributed.is_main():
+            return
+        search = replace(self.config.search, method=method)
+        language_model = None
+        if self.start and self.start.tokenizer.alphabet == self.tokenizer.alphabet:
+            language_model = self.start.language_model
+            if self.config.search == SearchConfig():
+                search = self.start.config.search
+        save_model(
+            self.output_dir / name, self.averaged_model, self.features, self.tokenizer,
+            replace(self.config, search=search), language_model=language_model,
+        )  # fmt: skip
+
+    def run(self) -> int:
+        """Train to the last step, or until a signal; return the signal's number or 0.
+
+        Raises:
+            OSError: The last training state cannot be written.
+        """
+        train = self.config.train
+        monitor = Monitor(
+            self.output_dir, train.max_steps, self.progress.step, distributed.is_main()
+        )
+        for message in self.messages:
+            monitor.message(message)
+        saved = noted = time.monotonic()
+        audio_seconds = 0.0
+        self.model.train()
+        batches = self.batches()
+        while self.progress.step < train.max_steps:
+            update = self.advance(batches)
+            if update is None:
+                break
+            for problem in update.problems:
+                monitor.message(f"left out: {problem}")
+            audio_seconds += update.audio_seconds
+            step = self.progress.step
+            if step % train.log_every == 0:
+                now = time.monotonic()
+                rate = audio_seconds / (now - noted)
+                monitor.report("train", step, self._summary(update.scalars, rate))
+                noted, audio_seconds = now, 0.0
+            if step % train.validate_every == 0 or step == train.max_steps:
+                self._validate(monitor)
+                noted, audio_seconds = time.monotonic(), 0.0
+            if time.monotonic() - saved > train.checkpoint_minutes * 60:
+                self._try(self.save, monitor)
+                saved = time.monotonic()
+        self.save()
+        if self.progress.step < train.max_steps:
+            monitor.message(f"stopped at step {self.progress.step}; resume=true goes on from here")
+        else:
+            self.write_model("last", self.config.search.method)
+        monitor.close()
+        return self.stop_signal
+
+    def _validate(self, monitor: Monitor) -> None:
+        results = validate(
+            self.averaged_model, self.features, self.dev_set, self.methods(), self.device
+        )
+        monitor.report("dev", self.progress.step, results)
+        self._try(lambda: self.save_best(results), monitor)
+
+    def _try(self, write: Callable[[], None], monitor: Monitor) -> None:
+        """Write something that a later step writes again: a full disk must not end the run."""
+        try:
+            write()
+        except OSError as error:
+            monitor.message(f"step {self.progress.step}: {error}; training goes on")
+
+    def _summary(self, scalars: dict[str, Tensor], rate: float) -> dict[str, Any]:
+        """Return what is logged of a step; averages over processes, so all must call it."""
+        values = distributed.mean(torch.stack([v.float() for v in scalars.values()]))
+        summary: dict[str, Any] = dict(zip(scalars, values.tolist(), strict=True))
+        summary |= {"epoch": self.progress.epoch, "skipped": self.count_skipped().skipped}
+        summary["learning_rate"] = learning_rate(self.progress.step - 1, self.config.train)
+        summary["audio_hours_per_hour"] = rate
+        return summary
