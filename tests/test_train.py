@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,16 +118,56 @@ def test_killed_and_resumed_equals_left_alone(
     assert_same_weights(whole.train.output_dir, killed.train.output_dir)
 
 
-def test_damaged_state_falls_back_to_the_one_before(configure: Configure) -> None:
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damaged_state_falls_back_to_the_one_before(configure: Configure, damage: str) -> None:
     config = configure(max_steps=4)
     train(config)
     resumed = replace(config, train=replace(config.train, resume=True, max_steps=6))
     train(resumed)
     state = Path(config.train.output_dir) / "state.pt"
-    state.write_bytes(state.read_bytes()[:-1000])
+    content = bytearray(state.read_bytes())
+    if damage == "cut":
+        del content[-1000:]
+    else:
+        content[len(content) // 2] ^= 1  # in the middle of the weights: torch.load sees nothing
+    state.write_bytes(content)
     trainer = Trainer(resumed, torch.device("cpu"))
     assert trainer.progress.step == 4
     assert any("damaged" in message for message in trainer.messages)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let writes behind ``size`` bytes of a file fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_full_disk_keeps_the_last_good_state(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(max_steps=2)
+    train(config)
+    folder = Path(config.train.output_dir)
+    before = (folder / "state.pt").read_bytes()
+    model = (folder / "model" / "model.safetensors").read_bytes()
+    steps = {"resume": True, "max_steps": 5, "checkpoint_minutes": 1e-9, "validate_every": 1}
+    longer = replace(config, train=replace(config.train, **steps))
+    path = write_toml(longer, folder.parent / "longer.toml")
+    with largest_file(30_000):
+        assert main([str(path)]) == 2
+    errors = capsys.readouterr().err
+    assert "step 3: " in errors and "cannot be written" in errors and "training goes on" in errors
+    assert errors.strip().splitlines()[-1].startswith("asr.train: ")
+    assert (folder / "state.pt").read_bytes() == before
+    assert (folder / "model" / "model.safetensors").read_bytes() == model
+    assert not [p for p in folder.rglob("*") if "tmp" in p.name]
+    assert train(longer) == 0
+    assert load_state(folder / "state.pt")[0]["progress"]["step"] == 5
 
 
 def test_not_finite_gradients_are_skipped_and_counted(configure: Configure) -> None:
@@ -160,6 +202,34 @@ def test_two_processes_train_and_stop_together(configure: Configure, tmp_path: P
     assert [r["step"] for r in log(config.train.output_dir, "dev")] == [2, 4]
     # The state of two processes is as good for one.
     assert train(replace(config, train=replace(config.train, resume=True, max_steps=6))) == 0
+
+
+def test_one_process_lost_ends_the_others(configure: Configure, tmp_path: Path) -> None:
+    config = configure(max_steps=100_000, checkpoint_minutes=1e-9)
+    arguments = command(config, tmp_path)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with subprocess.Popen(
+        [*torchrun, *arguments[1:]], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as run:
+        state = Path(config.train.output_dir) / "state.pt"
+        deadline = time.monotonic() + 60
+        while not state.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(worker(run.pid, rank=1), signal.SIGKILL)
+        _, errors = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert "asr.train: rank 0: another process is gone" in errors and "resume=true" in errors
+    before = load_state(state)[0]["progress"]["step"]
+    alone = replace(config, train=replace(config.train, resume=True, max_steps=before + 1))
+    assert train(alone) == 0
+
+
+def worker(parent: int, rank: int) -> int:
+    """Return the process of a rank that torchrun has started."""
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+            return int(child)
+    raise AssertionError(f"no process of rank {rank}")
 
 
 def test_a_run_is_never_overwritten(configure: Configure, capsys: pytest.CaptureFixture[str],
@@ -201,16 +271,6 @@ def test_resuming_another_network_is_refused(configure: Configure) -> None:
     )  # fmt: skip
     with pytest.raises(ValueError, match="another network; wanted model.encoder_width=32"):
         Trainer(other, torch.device("cpu"))
-
-
-def test_starting_from_a_model_takes_its_weights(configure: Configure) -> None:
-    first = configure("first", max_steps=2)
-    train(first)
-    second = configure("second", init_from=f"{first.train.output_dir}/model")
-    trainer = Trainer(second, torch.device("cpu"))
-    expected = load_model(f"{first.train.output_dir}/model").model.state_dict()
-    for name, tensor in trainer.model.state_dict().items():
-        assert torch.equal(tensor, expected[name]), name
 
 
 def test_pick_evenly() -> None:

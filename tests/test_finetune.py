@@ -1,0 +1,125 @@
+"""Starting from a trained model: what is taken over, what is new, and what stays as it was."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr.checkpoint import DEFAULT_MODEL, LANGUAGE_MODEL, build_model, load_model, save_model
+from asr.config import Config
+from asr.finetune import freeze, network_differences, take_weights
+from asr.train import train
+from asr.trainer import Trainer
+
+Configure = Callable[..., Config]
+
+
+@pytest.fixture
+def start(configure: Configure, tmp_path: Path) -> Path:
+    """Return a model directory of the alphabet "abcd"."""
+    torch.manual_seed(5)
+    config = configure()
+    model, features, tokenizer = build_model(config)
+    features.mean.fill_(3.0)
+    save_model(tmp_path / "start", model, features, tokenizer, config)
+    return tmp_path / "start"
+
+
+def with_alphabet(config: Config, alphabet: str) -> Config:
+    return replace(config, data=replace(config.data, alphabet=alphabet))
+
+
+def test_the_same_alphabet_takes_everything(configure: Configure, start: Path) -> None:
+    trainer = Trainer(configure(init_from=str(start)), torch.device("cpu"))
+    expected = load_model(start)
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, expected.model.state_dict()[name]), name
+    assert torch.equal(trainer.features.mean, expected.features.mean)
+
+
+def test_another_alphabet_keeps_what_both_know(configure: Configure, start: Path) -> None:
+    config = with_alphabet(configure(), "dxbca")  # other order, one character more
+    config = replace(config, model=replace(config.model, ctc_labels_per_frame=1))
+    bundle = load_model(start)
+    model, features, tokenizer = build_model(config)
+    fresh = {name: t.clone() for name, t in model.state_dict().items()}
+    assert "1 characters are new" in take_weights(bundle, model, features, tokenizer)
+    for char in "abcd":
+        ours, theirs = tokenizer.encode(char)[0], bundle.tokenizer.encode(char)[0]
+        for name in ("ctc_head.weight", "ctc_head.bias", "decoder.embedding.weight"):
+            row = bundle.model.state_dict()[name][theirs]
+            assert torch.equal(model.state_dict()[name][ours], row), (name, char)
+    new = tokenizer.encode("x")[0]
+    for name in ("ctc_head.weight", "decoder.output.bias"):
+        assert torch.equal(model.state_dict()[name][new], fresh[name][new])
+    for special in (tokenizer.blank_id, tokenizer.sos_id, tokenizer.eos_id):
+        expected = bundle.model.decoder.output.bias[special]
+        assert torch.equal(model.decoder.output.bias[special], expected)
+
+
+def test_several_ctc_labels_a_frame_are_taken_label_by_label(
+    configure: Configure, tmp_path: Path
+) -> None:
+    config = configure()
+    config = replace(config, model=replace(config.model, ctc_labels_per_frame=2))
+    model, features, tokenizer = build_model(config)
+    save_model(tmp_path / "two", model, features, tokenizer, config)
+    other, features, longer = build_model(with_alphabet(config, "abcde"))
+    take_weights(load_model(tmp_path / "two"), other, features, longer)
+    frame = torch.randn(config.model.encoder_width * 2)
+    ours = other.ctc_head(frame).unflatten(0, (2, -1))[:, : tokenizer.size]
+    torch.testing.assert_close(ours, model.ctc_head(frame).unflatten(0, (2, -1)))
+
+
+def test_another_network_is_refused_and_named(configure: Configure, start: Path) -> None:
+    config = configure(init_from=str(start))
+    config = replace(config, model=replace(config.model, encoder_width=64, encoder_dropout=0.5))
+    assert network_differences(config, load_model(start).config) == ["model.encoder_width=32"]
+    with pytest.raises(ValueError, match="another network; wanted model.encoder_width=32"):
+        Trainer(config, torch.device("cpu"))
+
+
+def test_frozen_parts_stay_and_the_rest_learns(configure: Configure, start: Path) -> None:
+    config = configure("frozen", init_from=str(start), max_steps=3)
+    config = replace(
+        config, train=replace(config.train, freeze=("encoder.front_end", "decoder.rnn"))
+    )
+    before = load_model(start).model.state_dict()
+    train(config)
+    after = load_model(Path(config.train.output_dir) / "last").model.state_dict()
+    for name, tensor in after.items():
+        frozen = name.startswith(("encoder.front_end.", "decoder.rnn."))
+        # The position's part of a key learns nothing from so few steps of bare tones.
+        if frozen or "bias" not in name:
+            assert torch.equal(tensor, before[name]) == frozen, name
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "message"),
+    [
+        (("encoder.frontend",), "no weights 'encoder.frontend', wanted .* 'encoder.front_end'"),
+        (("encoder.front",), "found no weights 'encoder.front'"),
+        (("encoder", "decoder", "ctc_head"), "found every weight frozen"),
+    ],
+)
+def test_what_cannot_be_frozen_is_said(
+    configure: Configure, prefixes: tuple[str, ...], message: str
+) -> None:
+    model, _, _ = build_model(configure())
+    with pytest.raises(ValueError, match=message):
+        freeze(model, prefixes)
+
+
+def test_the_language_model_of_the_start_goes_along(configure: Configure, start: Path) -> None:
+    shutil.copy(DEFAULT_MODEL / LANGUAGE_MODEL, start)
+    config = configure("same", init_from=str(start), max_steps=1)
+    train(config)
+    assert load_model(Path(config.train.output_dir) / "last").language_model is not None
+    other = with_alphabet(configure("other", init_from=str(start), max_steps=1), "abcde")
+    train(other)
+    assert load_model(Path(other.train.output_dir) / "last").language_model is None
