@@ -3,12 +3,13 @@
     python -m asr.train recipes/tiny/config.toml
     python -m asr.train config.toml train.max_steps=20000 model.encoder_width=512 device=cuda
     python -m asr.train config.toml resume=true                        # go on where it stopped
+    python -m asr.train config.toml --dry-run                 # what it would take, on this machine
     torchrun --standalone --nproc-per-node=2 -m asr.train config.toml device=cpu threads=1
 
 The run's folder (``train.output_dir``) gets ``model/``, the best model directory so far by WER on
 the dev manifests (greedy CTC or attention); ``last/``, that of the last step; ``state.pt``, from
 which ``resume=true`` continues exactly; ``log.jsonl``, ``tensorboard/`` and the resolved
-``config.json``. Ctrl-C and SIGTERM save the state first.
+``config.json``; at the end ``report.md``. Ctrl-C and SIGTERM save the state first.
 """
 
 from __future__ import annotations
@@ -52,11 +53,14 @@ from asr.config import (
 )
 from asr.dataset import Batch, DurationBatches, SpeechDataset, load_utterances, make_loader
 from asr.decode import decode_batch
+from asr.dry_run import dry_run
 from asr.loss import JointLoss
 from asr.manifest import Utterance
 from asr.model import SpeechModel
 from asr.monitor import Monitor
 from asr.optimize import learning_rate, make_optimizer, update_average
+from asr.probe import Probe
+from asr.run_report import describe_start, write_run_report
 from asr.score import score_utterances
 
 DROPOUTS = ("encoder_dropout", "decoder_dropout")  # may change when a run is resumed
@@ -72,6 +76,7 @@ class Progress:
         epoch: Passes over the data begun before this one.
         batch: Batches of this epoch that all processes together have taken.
         skipped: Updates left out because a loss or gradient was not finite.
+        audio_seconds: Audio that all processes together have trained on, repeats included.
         best_wer: Lowest WER on the dev utterances.
     """
 
@@ -79,6 +84,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     skipped: int = 0
+    audio_seconds: float = 0.0
     best_wer: float = float("inf")
 
 
@@ -126,6 +132,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config.train)
         if config.train.resume:
             self._restore()
+        self.probe = Probe(self.train_set, self.dev_set, config)
         self.loss: nn.Module = JointLoss(self.model, config.train)
         if distributed.world_size() > 1:
             ctc_only = not self.uses_decoder(self.progress.step)
@@ -279,13 +286,15 @@ class Trainer:
             triples = [(str(i), utterances[i].text, text) for i, text in sorted(texts.items())]
             score = score_utterances(triples)
             results |= {f"wer_{method}": score.wer, f"cer_{method}": score.cer}
+            low, high = score.wer_interval
+            results |= {f"wer_{method}_low": low, f"wer_{method}_high": high}
             results["utterances"] = len(triples)
             results[f"examples_{method}"] = [list(t) for t in triples[:: max(1, len(triples) // 5)]]
         return results
 
     def save_best(self, results: dict[str, Any]) -> None:
         """Write the averaged weights as the model directory if their WER is the lowest so far."""
-        wers = {name: value for name, value in results.items() if name.startswith("wer_")}
+        wers = {n: v for n, v in results.items() if n in ("wer_ctc", "wer_greedy")}
         wer = min(wers.values(), default=float("-inf"))
         if wer > self.progress.best_wer:
             return
@@ -305,6 +314,7 @@ class Trainer:
         monitor = Monitor(
             self.output_dir, train.max_steps, self.progress.step, distributed.is_main()
         )
+        monitor.record("start", self.progress.step, describe_start(self.model, self.messages))
         for message in self.messages:
             monitor.message(message)
         saved = noted = time.monotonic()
@@ -315,17 +325,23 @@ class Trainer:
             batch = next(batches)
             for problem in batch.problems:
                 monitor.message(f"left out: {problem}")
-            audio_seconds += float(batch.num_samples.sum()) / self.config.features.sample_rate
+            heard = float(batch.num_samples.sum()) / self.config.features.sample_rate
+            heard *= distributed.world_size()
+            audio_seconds += heard
+            self.progress.audio_seconds += heard
             scalars = self.step(batch)
             step = self.progress.step
             if step % train.log_every == 0:
                 now = time.monotonic()
-                rate = audio_seconds * distributed.world_size() / (now - noted)
+                rate = audio_seconds / (now - noted)
                 monitor.report("train", step, self._summary(scalars, rate))
                 noted, audio_seconds = now, 0.0
             if step % train.validate_every == 0 or step == train.max_steps:
                 results = self.validate() if len(self.dev_set) else {}
                 monitor.report("dev", step, results)
+                if monitor.enabled:
+                    model, decodes = self.averaged_model, self.uses_decoder(step)
+                    monitor.show(step, self.probe.draw(model, self.features, step, decodes))
                 self.save_best(results)
                 noted, audio_seconds = time.monotonic(), 0.0
             if distributed.any_process(bool(self.stop_signal), self.device):
@@ -339,6 +355,8 @@ class Trainer:
         else:
             self.write_model("last", self.config.search.method)
         monitor.close()
+        if distributed.is_main() and self.progress.step >= train.max_steps:
+            print(write_run_report(self.output_dir), file=sys.stderr)
         return self.stop_signal
 
     def _summary(self, scalars: dict[str, Tensor], rate: float) -> dict[str, Any]:
@@ -348,6 +366,7 @@ class Trainer:
         summary |= {"epoch": self.progress.epoch, "skipped": self.progress.skipped}
         summary["learning_rate"] = learning_rate(self.progress.step - 1, self.config.train)
         summary["audio_hours_per_hour"] = rate
+        summary["audio_hours"] = self.progress.audio_seconds / 3600
         return summary
 
 
@@ -412,9 +431,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings that override it"
     )
+    parser.add_argument("--dry-run", action="store_true", help="only say what a run would take")
     options = parser.parse_args(arguments)
     try:
-        stopped_by = train(load_config(options.config, options.overrides))
+        config = load_config(options.config, options.overrides)
+        if options.dry_run:
+            return dry_run(config, Trainer)
+        stopped_by = train(config)
     except (ValueError, ConfigError, CheckpointError) as error:
         print(f"asr.train: {error}", file=sys.stderr)
         return 2

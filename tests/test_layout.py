@@ -13,12 +13,12 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
-    0: "config tokenizer normalize transcript audio lengths distributed monitor",
+    0: "config tokenizer normalize transcript audio lengths distributed plot",
     1: "manifest optimize features augment score model search",
     2: "ctc lm dataset segment align report",
-    3: "checkpoint decode loss",
-    4: "transcribe train",
-    5: "stream export benchmark",
+    3: "checkpoint decode loss monitor probe",
+    4: "transcribe run_report dry_run",
+    5: "train stream export benchmark",
     6: "server",
 }
 ROW_OF = {module: row for row, modules in ROWS.items() for module in modules.split()}
