@@ -31,7 +31,7 @@ STYLE: Any = {
 }  # fmt: skip
 WIDTH = 7.2  # inches
 MARKED_POINTS = 40  # curves with more points than this are drawn without dots
-NAMES = {" ": "␣"}  # of characters that an axis cannot show
+NAMES = {" ": "·"}  # of characters that an axis cannot show
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -228,7 +228,7 @@ def plot_spectrograms(
     """Draw log-mel features below one another, on the same scales.
 
     Args:
-        panels: Title and features (T, F) of each.
+        panels: Title and features (T, F) of each; what is exactly 0, hence masked, is grey.
         frame_seconds: Time from one frame to the next.
         frequencies: Lower and upper end of the mel bands in Hz.
     """
@@ -241,9 +241,10 @@ def plot_spectrograms(
         grid: Any = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
         for axes, (title, features) in zip(grid[:, 0], panels, strict=True):
             frames, bands = features.shape
+            axes.set_facecolor("#bbbbbb")
             image = axes.imshow(
-                features.T, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=high,
-                extent=(0, frames * frame_seconds, 0, bands),
+                np.ma.masked_equal(features.T, 0), aspect="auto", origin="lower", cmap="magma",
+                vmin=low, vmax=high, extent=(0, frames * frame_seconds, 0, bands),
             )  # fmt: skip
             hertz = [f for f in (250, 500, 1000, 2000, 4000, 8000) if f <= frequencies[1]]
             axes.set_yticks([_mel_band(f, frequencies, bands) for f in hertz],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,9 +37,8 @@ class Probe:
         self.train_set = train_set
         self.dev_set = dev_set
         self.config = config
-        shown = [_nearest(dev_set, seconds) for seconds in ATTENTION_SECONDS if len(dev_set)]
-        self.attended = list(dict.fromkeys(shown))
-        self.augmented = _nearest(train_set, SPECTROGRAM_SECONDS)
+        self.attended = _nearest(dev_set, ATTENTION_SECONDS)
+        (self.augmented,) = _nearest(train_set, (SPECTROGRAM_SECONDS,))
 
     def draw(
         self, model: SpeechModel, features: LogMel, step: int, with_decoder: bool
@@ -97,13 +97,17 @@ class Probe:
         name = self.train_set.utterances[self.augmented].id
         panels = [
             (f"Training utterance {name}", before[0].cpu().numpy()),
-            (f"The same at {speed:.2g} times the speed, with masks", after[0].cpu().numpy()),
+            (f"The same at {speed:.2g} times the speed, with masks (grey)", after[0].cpu().numpy()),
         ]
         band = (settings.min_frequency, settings.max_frequency)
         return plot.plot_spectrograms(panels, settings.shift_seconds, band)
 
 
-def _nearest(dataset: SpeechDataset, seconds: float) -> int:
-    """Return the index of the utterance whose duration is nearest."""
-    utterances = dataset.utterances
-    return min(range(len(utterances)), key=lambda i: abs(utterances[i].duration - seconds))
+def _nearest(dataset: SpeechDataset, durations: Sequence[float]) -> list[int]:
+    """Return the indices of utterances whose durations are nearest, each another if there are."""
+    left = {index: utterance.duration for index, utterance in enumerate(dataset.utterances)}
+    found = []
+    for seconds in durations[: len(left)]:
+        found.append(min(left, key=lambda index: abs(left[index] - seconds)))
+        del left[found[-1]]
+    return found
