@@ -43,7 +43,7 @@ MEASURING_SECONDS = 60.0  # of steps, in each phase of the training
 STEPS = (3, 9)  # at least and at most, in each phase
 BUSY = 0.7  # of the cores that steps should have had
 COPIES = 5  # of every weight: itself, gradient, two moments of AdamW, average
-# Found by the check, but what the configuration asks for or what only concerns the measuring.
+# Found by the check, but asked for by the configuration, or none of training's business.
 HARMLESS = ("skipped: shorter", "skipped: longer", "the same id", "the same speaker")
 
 
@@ -116,7 +116,7 @@ def dry_run(config: Config, make_run: Callable[[Config, torch.device], Run]) -> 
     except torch.OutOfMemoryError:
         print("\nthe largest batch does not fit into the GPU's memory: lower data.batch_seconds")
         harmful += 1
-    print(f"\n{harmful} problems that harm training" if harmful else "\nnothing harms training")
+    print(f"\nproblems that harm training: {harmful or 'none'}")
     return 1 if harmful else 0
 
 

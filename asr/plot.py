@@ -161,15 +161,14 @@ def smooth(values: FloatArray) -> FloatArray:
 def _draw_marks(axes: Axes, events: Mapping[str, float], limits: Mapping[str, float]) -> None:
     """Draw events as vertical and limits as horizontal dashed lines, with their names."""
     style: Any = {"color": "#777777", "linewidth": 0.9, "linestyle": (0, (4, 3))}
-    text: Any = {"color": "#555555", "fontsize": 8, "va": "top"}
+    text: Any = {"color": "#555555", "fontsize": 8, "textcoords": "offset points"}
     for name, step in events.items():
         axes.axvline(step, **style)
-        axes.annotate(name, (step, 1), xycoords=("data", "axes fraction"),
-                      xytext=(3, -1), textcoords="offset points", **text)  # fmt: skip
+        axes.annotate(name, (step, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), **text)
     for name, value in limits.items():
         axes.axhline(value, **style)
-        axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right",
-                      xytext=(0, -2), textcoords="offset points", **text)  # fmt: skip
+        axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), xytext=(0, -2),
+                      ha="right", va="top", **text)  # fmt: skip
 
 
 def _mark_lowest(axes: Axes, curves: Sequence[Curve]) -> None:

@@ -258,7 +258,7 @@ def _facts(log: RunLog, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     for method, label in METHODS.items():
         if best := best_validation(log, method):
             facts[f"best WER, {label}"] = _rate_to_text(best, method)
-    facts["steps"] = f"{log.step} of {total}, {last.get('skipped', 0)} of them skipped updates"
+    facts["steps"] = f"{log.step} of {total}, {last.get('skipped', 0)} updates skipped"
     facts["epochs"] = f"in the {_ordinal(int(last.get('epoch', 0)) + 1)}"
     facts["audio trained on"] = _audio_hours(log)
     sessions = f", in {len(log.starts)} sessions" if len(log.starts) > 1 else ""
@@ -304,11 +304,10 @@ def _start_facts(start: Record) -> dict[str, str]:
     if "parameters" in start:
         facts["parameters"] = f"{start['parameters'] / 1e6:.2f} million"
     if machine:
-        processes = start.get("processes", 1)
         facts["machine"] = (
-            f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {processes} "
-            f"process{'es' if processes > 1 else ''} of {machine['threads']} threads, "
-            f"{machine['system']}"
+            f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, "
+            f"{machine['system']}; processes: {start.get('processes', 1)}, "
+            f"threads of each: {machine['threads']}"
         )
     facts["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
     facts["started"] = start.get("date", "")

@@ -55,7 +55,9 @@ def test_attention_is_what_the_decoder_looks_at_step_by_step(parts: Parts) -> No
 
 def test_augmentation_is_shown_beside_what_it_changes(parts: Parts) -> None:
     _, features, data, config = parts
-    probe = Probe(data, data, replace(config, augment=replace(config.augment, speed_factors=(0.9,))))
+    probe = Probe(
+        data, data, replace(config, augment=replace(config.augment, speed_factors=(0.9,)))
+    )
     figure = probe.augmentation(features, step=5)
     before, after = (axes.images[0].get_array() for axes in figure.axes[:2])
     waveform = data.waveform(probe.augmented)[None]

@@ -94,8 +94,10 @@ def test_a_finished_run_leaves_its_report(configure: Callable[..., Config]) -> N
     assert train(config) == 0
     folder = Path(config.train.output_dir)
     text = (folder / "report.md").read_text(encoding="utf-8")
-    assert "| state | finished |" in text and "| steps | 4 of 4, 0 of them skipped" in text
-    assert re.search(r"\| best WER, greedy CTC \| [\d.]+ % \(95 % interval [\d.]+ to [\d.]+\)", text)
+    assert "| state | finished |" in text and "| steps | 4 of 4, 0 updates skipped" in text
+    assert re.search(
+        r"\| best WER, greedy CTC \| [\d.]+ % \(95 % interval [\d.]+ to [\d.]+\)", text
+    )
     assert "| wall time |" in text and "| machine |" in text and "training on 40 utt" in text
     assert "encoder_width = 32" in text and "| utterance | reference | hypothesis |" in text
     assert f"asr.train {folder}/report/config.toml resume=true max_steps=8" in text
