@@ -41,10 +41,13 @@ from asr.tokenizer import CharTokenizer
 MAX_FILES = 300  # of a set, whose headers are looked at
 MEASURING_SECONDS = 60.0  # of steps, in each phase of the training
 STEPS = (3, 9)  # at least and at most, in each phase
+MEMORY_STEPS = 4  # enough that one of them slows its audio down, which makes it longer
 BUSY = 0.7  # of the cores that steps should have had
 COPIES = 5  # of every weight: itself, gradient, two moments of AdamW, average
 # Found by the check, but asked for by the configuration, or none of training's business.
 HARMLESS = ("skipped: shorter", "skipped: longer", "the same id", "the same speaker")
+FOUND_IN_FILES = ("skipped: audio that cannot be read", "wrong duration")
+TOLERATED = 0.01  # of the utterances may have a problem: training leaves them out
 
 
 class Run(Protocol):
@@ -116,7 +119,8 @@ def dry_run(config: Config, make_run: Callable[[Config, torch.device], Run]) -> 
     except torch.OutOfMemoryError:
         print("\nthe largest batch does not fit into the GPU's memory: lower data.batch_seconds")
         harmful += 1
-    print(f"\nproblems that harm training: {harmful or 'none'}")
+    tolerated = f"up to {TOLERATED:.0%} of the utterances may be left out"
+    print(f"\nproblems that harm training: {harmful or 'none'} ({tolerated})")
     return 1 if harmful else 0
 
 
@@ -135,15 +139,22 @@ def print_data(config: Config) -> int:
     for name, (_, settings) in sets.items():
         if utterances[name]:
             _print_set(name, utterances[name], settings)
-            harmful += _print_found(check_utterances(utterances[name], settings, MAX_FILES))
+            found = check_utterances(utterances[name], settings, MAX_FILES)
+            harmful += _print_found(found, len(utterances[name]))
         elif name == "dev":
             print("dev: no manifests (data.dev_manifests), so no best model can be chosen")
-    return harmful + _print_found(check_overlap(utterances))
+    return harmful + _print_found(check_overlap(utterances), 0)
 
 
-def _print_found(problems: dict[str, list[str]]) -> int:
+def _print_found(problems: dict[str, list[str]], utterances: int) -> int:
+    """Print problems; return how many there are of the kinds that harm training."""
     print_problems(problems, examples=3)
-    return sum(len(lines) for kind, lines in problems.items() if not kind.startswith(HARMLESS))
+    harmful = 0
+    for kind, lines in problems.items():
+        looked_at = min(utterances, MAX_FILES) if kind in FOUND_IN_FILES else utterances
+        if not kind.startswith(HARMLESS) and len(lines) > TOLERATED * looked_at:
+            harmful += len(lines)
+    return harmful
 
 
 def _print_set(name: str, utterances: Sequence[Utterance], config: Config) -> None:
@@ -240,7 +251,8 @@ def print_memory(run: Run, config: Config) -> None:
     start = run.progress.step
     run.progress.step = max(start, config.train.ctc_only_steps)  # the larger phase
     before = _reset_peak(run.device)
-    run.step(batch)
+    for _ in range(MEMORY_STEPS):
+        run.step(batch)
     peak = _peak(run.device)
     run.progress.step = start
     where = "GPU memory" if run.device.type == "cuda" else "memory"
@@ -250,8 +262,8 @@ def print_memory(run: Run, config: Config) -> None:
         f"{_megabytes(COPIES * weights)} (computed)"
     )
     print(
-        f"  a step with the largest batch ({len(largest)} utterances, "
-        f"{_padded_seconds(run, largest):.0f} s with padding) grew from {_megabytes(before)} to a "
+        f"  {MEMORY_STEPS} steps with the largest batch ({len(largest)} utterances, "
+        f"{_padded_seconds(run, largest):.0f} s with padding) went from {_megabytes(before)} to a "
         f"peak of {_megabytes(peak)} of {where} (measured)"
     )
 

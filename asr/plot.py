@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888",
     "axes.grid": True, "grid.color": "#e5e5e5", "grid.linewidth": 0.8, "axes.axisbelow": True,
     "xtick.color": "#444444", "ytick.color": "#444444", "legend.frameon": False,
-    "figure.facecolor": "white", "figure.constrained_layout.use": True,
+    "text.parse_math": False, "figure.facecolor": "white", "figure.constrained_layout.use": True,
 }  # fmt: skip
 WIDTH = 7.2  # inches
 MARKED_POINTS = 40  # curves with more points than this are drawn without dots
@@ -65,7 +66,8 @@ def to_png(figure: Figure) -> bytes:
     import matplotlib
 
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of an alphabet that the font lacks: a box
         figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
 
@@ -237,12 +239,12 @@ def plot_spectrograms(
     low, high = np.percentile(np.concatenate([f.ravel() for _, f in panels]), [1, 99.5])
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = NewFigure(figsize=(WIDTH, 1.7 * len(panels) + 0.3))
+        colours = matplotlib.colormaps["magma"].with_extremes(bad="#bbbbbb")
         grid: Any = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
         for axes, (title, features) in zip(grid[:, 0], panels, strict=True):
             frames, bands = features.shape
-            axes.set_facecolor("#bbbbbb")
             image = axes.imshow(
-                np.ma.masked_equal(features.T, 0), aspect="auto", origin="lower", cmap="magma",
+                np.ma.masked_equal(features.T, 0), aspect="auto", origin="lower", cmap=colours,
                 vmin=low, vmax=high, extent=(0, frames * frame_seconds, 0, bands),
             )  # fmt: skip
             hertz = [f for f in (250, 500, 1000, 2000, 4000, 8000) if f <= frequencies[1]]

@@ -97,6 +97,17 @@ def test_audio_that_cannot_be_read_gives_1(
     assert "audio that cannot be read: 1" in output and "no best model" in output
 
 
+def test_one_problem_in_a_hundred_utterances_is_tolerated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = {"wrong duration": ["a"], "skipped: empty text": ["b"], "the same id twice": ["c"]}
+    assert module._print_found(problems, 100) == 0
+    assert module._print_found(problems, 99) == 2
+    monkeypatch.setattr(module, "MAX_FILES", 50)  # of which one is more than it seems
+    assert module._print_found(problems, 100) == 1
+    assert capsys.readouterr().out.count("wrong duration: 1") == 3
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -73,6 +73,12 @@ def test_attention_has_characters_on_one_axis_and_seconds_on_the_other() -> None
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "·", "b", "end"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_letters_that_the_font_lacks_or_that_mean_formulas_elsewhere() -> None:
+    figure = plot.plot_attention(np.eye(4), ["语", "$", "^", "_"], 0.08, r"$\nonsense{$ 语")
+    assert plot.to_png(figure).startswith(b"\x89PNG")
+
+
 def test_spectrograms_share_their_scales_and_show_masks() -> None:
     first = np.random.default_rng(0).normal(size=(50, 20))
     second = np.random.default_rng(1).normal(size=(60, 20))
