@@ -27,7 +27,7 @@ STYLE: Any = {
     "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888",
     "axes.grid": True, "grid.color": "#e5e5e5", "grid.linewidth": 0.8, "axes.axisbelow": True,
-    "xtick.color": "#444444", "ytick.color": "#444444", "legend.frameon": False,
+    "xtick.color": "#444444", "ytick.color": "#444444", "legend.edgecolor": "none",
     "text.parse_math": False, "figure.facecolor": "white", "figure.constrained_layout.use": True,
 }  # fmt: skip
 WIDTH = 7.2  # inches
@@ -115,9 +115,7 @@ def plot_curves(
         _draw_marks(axes, events or {}, limits or {})
         if mark_lowest:
             _mark_lowest(axes, curves)
-        axes.set_title(title)
-        axes.set_xlabel("step")
-        axes.set_ylabel(unit)
+        axes.set(title=title, xlabel="step", ylabel=unit)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if len(curves) > 1:
             axes.legend(loc="best", ncols=2 if len(curves) > 2 else 1)

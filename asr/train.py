@@ -318,15 +318,14 @@ class Trainer:
         for message in self.messages:
             monitor.message(message)
         saved = noted = time.monotonic()
-        audio_seconds = 0.0
+        audio_seconds, sample_rate = 0.0, self.config.features.sample_rate
         self.model.train()
         batches = self.batches()
         while self.progress.step < train.max_steps:
             batch = next(batches)
             for problem in batch.problems:
                 monitor.message(f"left out: {problem}")
-            heard = float(batch.num_samples.sum()) / self.config.features.sample_rate
-            heard *= distributed.world_size()
+            heard = float(batch.num_samples.sum()) * distributed.world_size() / sample_rate
             audio_seconds += heard
             self.progress.audio_seconds += heard
             scalars = self.step(batch)
