@@ -27,7 +27,7 @@ STYLE: Any = {
     "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888",
     "axes.grid": True, "grid.color": "#e5e5e5", "grid.linewidth": 0.8, "axes.axisbelow": True,
-    "xtick.color": "#444444", "ytick.color": "#444444", "legend.edgecolor": "none",
+    "xtick.color": "#444444", "ytick.color": "#444444", "legend.frameon": False,
     "text.parse_math": False, "figure.facecolor": "white", "figure.constrained_layout.use": True,
 }  # fmt: skip
 WIDTH = 7.2  # inches
@@ -102,7 +102,7 @@ def plot_curves(
     from matplotlib.ticker import EngFormatter
 
     with matplotlib.rc_context(STYLE):
-        figure = NewFigure(figsize=(WIDTH, 2.9))
+        figure = NewFigure(figsize=(WIDTH, 3.0))
         axes = figure.add_subplot()
         axes.margins(y=0.1)
         for curve, colour in zip(curves, COLOURS, strict=False):
@@ -118,7 +118,7 @@ def plot_curves(
         axes.set(title=title, xlabel="step", ylabel=unit)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if len(curves) > 1:
-            axes.legend(loc="best", ncols=2 if len(curves) > 2 else 1)
+            figure.legend(loc="outside lower center", ncols=len(curves))
     return figure
 
 
