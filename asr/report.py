@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import asr
-from asr.score import ErrorCounts, Interval, PairedDifference, Score
+from asr.score import ErrorCounts, Interval, PairedDifference, Score, score_utterance
 
 HYPOTHESES, SUMMARY, TABLE = "hypotheses.jsonl", "summary.json", "summary.md"
 
@@ -71,9 +72,9 @@ def write_report(
         item = {**scored.to_json(), "audio_filepath": path, "duration": round(duration, 3)}
         lines.append(json.dumps(item, ensure_ascii=False))
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / HYPOTHESES, "\n".join(lines) + "\n")
-    _write(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-    _write(folder / TABLE, to_markdown(summary))
+    write_whole(folder / HYPOTHESES, "\n".join(lines) + "\n")
+    write_whole(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    write_whole(folder / TABLE, to_markdown(summary))
 
 
 def read_hypotheses(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -188,7 +189,38 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def transcripts_to_markdown(examples: Iterable[Sequence[str]]) -> str:
+    """Return references beside hypotheses as a Markdown table in which errors are bold.
+
+    A word that is missing on one side shows as a bold dash, as the stars of `sclite` do.
+
+    Args:
+        examples: (id, reference, hypothesis) of each utterance.
+    """
+    lines = ["| utterance | reference | hypothesis | WER % |", "|---|---|---|---:|"]
+    for name, reference, hypothesis in examples:
+        scored = score_utterance(name, reference, hypothesis)
+        said, heard = [], []
+        for operation, word, other in scored.alignment:
+            mark = "" if operation == "hit" else "**"
+            said.append(f"{mark}{_escape(word) or '–'}{mark}")
+            heard.append(f"{mark}{_escape(other) or '–'}{mark}")
+        rate = f"{100 * scored.words.rate:.0f}"
+        lines.append(f"| {_escape(name)} | {' '.join(said)} | {' '.join(heard)} | {rate} |")
+    return "\n".join(lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_|~\[\]])", r"\\\1", text).replace("<", "&lt;")

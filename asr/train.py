@@ -2,13 +2,14 @@
 
     python -m asr.train recipes/tiny/config.toml
     python -m asr.train config.toml train.max_steps=20000 model.encoder_width=512 device=cuda
+    python -m asr.train config.toml --dry-run                          # what it would take, here
     python -m asr.train config.toml resume=true                        # go on where it stopped
     torchrun --standalone --nproc-per-node=2 -m asr.train config.toml device=cpu threads=1
 
 The run's folder (``train.output_dir``) gets ``model/``, the best model directory so far by WER on
 the dev manifests (greedy CTC or attention); ``last/``, that of the last step; ``state.pt``, from
 which ``resume=true`` continues exactly; ``log.jsonl``, ``tensorboard/`` and the resolved
-``config.json``. Ctrl-C and SIGTERM save the state first.
+``config.json``; at the end ``report.md``. Ctrl-C and SIGTERM save the state first.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 
 from asr import distributed
 from asr.config import Config, config_to_dict, load_config
+from asr.dry_run import dry_run
 from asr.trainer import Trainer
 
 EXIT_FAILED, EXIT_ERROR = 1, 2
@@ -93,10 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings that override it"
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing: check the data and print size, memory, a batch and the time it takes",
+    )
     options = parser.parse_args(arguments)
     rank = f" rank {os.environ['RANK']}:" if "RANK" in os.environ else ""
     try:
         config = load_config(options.config, options.overrides)
+        if options.dry_run:
+            return dry_run(config, Trainer)
         stopped_by = train(config)
     except (ValueError, OSError) as error:
         print(f"asr.train:{rank} {error}", file=sys.stderr)

@@ -33,6 +33,8 @@ from asr.loss import JointLoss, UpdateSize
 from asr.model import SpeechModel
 from asr.monitor import Monitor
 from asr.optimize import learning_rate, make_optimizer, step_if_finite, update_average
+from asr.probe import Probe
+from asr.run_report import describe_start, write_run_report
 from asr.validate import load_dev_set, validate
 
 STATISTICS_UTTERANCES = 200  # whose frames set the features' mean and deviation
@@ -48,6 +50,7 @@ class Progress:
         batch: Batches of this epoch that all processes together have taken.
         skipped: Updates left out because a loss or gradient was not finite.
         best_wer: Lowest WER on the dev utterances.
+        audio_seconds: Of all batches that were trained on.
     """
 
     step: int = 0
@@ -55,6 +58,7 @@ class Progress:
     batch: int = 0
     skipped: int = 0
     best_wer: float = float("inf")
+    audio_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class Trainer:
         if config.train.resume:
             self._restore()
         self.loss: nn.Module = self._loss_of_all_processes()
+        self.probe = Probe(self.train_set, self.dev_set, config)
 
     def _loss_of_all_processes(self) -> nn.Module:
         loss = JointLoss(self.model, self.config.train)
@@ -221,7 +226,9 @@ class Trainer:
         size = UpdateSize.of(characters, utterances, distributed.world_size())
         scalars = self.step(batch.to(self.device), size)
         self.progress.epoch, self.progress.batch = position
-        return Update(scalars, samples / self.config.features.sample_rate, batch.problems)
+        audio_seconds = samples / self.config.features.sample_rate
+        self.progress.audio_seconds += audio_seconds
+        return Update(scalars, audio_seconds, batch.problems)
 
     def step(self, batch: Batch, size: UpdateSize) -> dict[str, Tensor]:
         """Make one update; return its losses and gradient norm as scalars on the device.
@@ -310,6 +317,7 @@ class Trainer:
         )
         for message in self.messages:
             monitor.message(message)
+        monitor.record("start", self.progress.step, describe_start(self.model, self.messages))
         saved = noted = time.monotonic()
         audio_seconds = 0.0
         self.model.train()
@@ -339,13 +347,20 @@ class Trainer:
         else:
             self.write_model("last", self.config.search.method)
         monitor.close()
+        if distributed.is_main() and self.progress.step >= train.max_steps:
+            self._try(lambda: monitor.message(str(write_run_report(self.output_dir))), monitor)
         return self.stop_signal
 
     def _validate(self, monitor: Monitor) -> None:
         results = validate(
             self.averaged_model, self.features, self.dev_set, self.methods(), self.device
         )
-        monitor.report("dev", self.progress.step, results)
+        step = self.progress.step
+        monitor.report("dev", step, results)
+        if monitor.enabled:
+            decodes = self.uses_decoder(step)
+            pictures = self.probe.draw(self.averaged_model, self.features, step, decodes)
+            self._try(lambda: monitor.show(step, pictures), monitor)
         self._try(lambda: self.save_best(results), monitor)
 
     def _try(self, write: Callable[[], None], monitor: Monitor) -> None:
@@ -362,4 +377,5 @@ class Trainer:
         summary |= {"epoch": self.progress.epoch, "skipped": self.count_skipped().skipped}
         summary["learning_rate"] = learning_rate(self.progress.step - 1, self.config.train)
         summary["audio_hours_per_hour"] = rate
+        summary["audio_hours"] = self.progress.audio_seconds / 3600
         return summary

@@ -11,7 +11,15 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.manifest import ManifestError, Utterance, main, read_manifest, write_manifest
+from asr.config import Config
+from asr.manifest import (
+    ManifestError,
+    Utterance,
+    check_utterances,
+    main,
+    read_manifest,
+    write_manifest,
+)
 
 GOOD = {"audio_filepath": "a/b.wav", "duration": 1.5, "text": "open the door"}
 
@@ -201,3 +209,10 @@ def test_check_reports_user_errors_in_one_line(tmp_path, capsys):
     assert main(["check", str(tmp_path / "none.jsonl")]) == 2
     errors = capsys.readouterr().err
     assert "none.jsonl: cannot be read" in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(("max_files", "looked_at"), [(0, 10), (1, 1), (4, 4), (9, 5), (99, 10)])
+def test_check_looks_into_at_most_so_many_files(max_files: int, looked_at: int) -> None:
+    utterances = [Utterance(f"/nowhere/{i}.wav", 1.0, "a", "", f"u{i}") for i in range(10)]
+    problems = check_utterances(utterances, Config(), max_files)
+    assert len(problems["skipped: audio that cannot be read"]) == looked_at
