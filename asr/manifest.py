@@ -68,7 +68,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     utterances = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
-            utterances.append(_parse_line(line, place.parent, f"{path}, line {number}"))
+            values = parse_object(line, f"{path}, line {number}")
+            utterances.append(to_utterance(values, str(place.parent), f"{path}, line {number}"))
     return utterances
 
 
@@ -93,13 +94,27 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
         raise
 
 
-def _parse_line(line: bytes, folder: Path, where: str) -> Utterance:
+def parse_object(line: bytes, where: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ManifestError: It is none; the message begins with ``where``.
+    """
     try:
         values = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: is not JSON ({error})") from error
     if not isinstance(values, dict):
         raise ManifestError(f"{where}: found a {type(values).__name__}, wanted a JSON object")
+    return values
+
+
+def to_utterance(values: dict[str, Any], folder: str, where: str) -> Utterance:
+    """Return the utterance that a JSON object describes, with its path from ``folder``.
+
+    Raises:
+        ManifestError: A key is missing or wrong; the message begins with ``where``.
+    """
     audio_filepath = _string(values, "audio_filepath", where)
     if not audio_filepath:
         raise ManifestError(f"{where}: audio_filepath is empty, wanted the path of a sound file")
@@ -108,8 +123,12 @@ def _parse_line(line: bytes, folder: Path, where: str) -> Utterance:
         duration=_seconds(values, where),
         text=_string(values, "text", where),
         speaker=_string(values, "speaker", where, default=""),
-        id=_string(values, "id", where, default="") or Path(audio_filepath).stem,
+        id=_string(values, "id", where, default="") or _stem(audio_filepath),
     )
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _string(values: dict[str, Any], key: str, where: str, default: str | None = None) -> str:

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,6 +33,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from asr import distributed
 from asr.augment import perturb_waveform, spec_augment
+from asr.batch import Batch, Position
 from asr.checkpoint import (
     CheckpointError,
     ModelBundle,
@@ -50,13 +51,14 @@ from asr.config import (
     config_to_dict,
     load_config,
 )
-from asr.dataset import Batch, DurationBatches, SpeechDataset, load_utterances, make_loader
+from asr.dataset import SpeechDataset, load_utterances, make_loader, open_source
 from asr.decode import decode_batch
 from asr.loss import JointLoss
 from asr.manifest import Utterance
 from asr.model import SpeechModel
 from asr.monitor import Monitor
 from asr.optimize import learning_rate, make_optimizer, update_average
+from asr.order import DurationBatches
 from asr.score import score_utterances
 
 DROPOUTS = ("encoder_dropout", "decoder_dropout")  # may change when a run is resumed
@@ -69,15 +71,13 @@ class Progress:
 
     Attributes:
         step: Updates done, skipped ones included.
-        epoch: Passes over the data begun before this one.
-        batch: Batches of this epoch that all processes together have taken.
+        position: Where in the data.
         skipped: Updates left out because a loss or gradient was not finite.
         best_wer: Lowest WER on the dev utterances.
     """
 
     step: int = 0
-    epoch: int = 0
-    batch: int = 0
+    position: Position = field(default_factory=Position)
     skipped: int = 0
     best_wer: float = float("inf")
 
@@ -114,10 +114,7 @@ class Trainer:
         if config.train.init_from:
             self._take_weights(model, load_model(config.train.init_from))
         elif not config.train.resume:
-            step = max(1, len(self.train_set) // STATISTICS_UTTERANCES)
-            self.features.fit(
-                [self.train_set.waveform(i) for i in range(0, len(self.train_set), step)]
-            )
+            self.features.fit(self.source.waveforms(STATISTICS_UTTERANCES))
         self.model, self.features = model.to(device), self.features.to(device)
         decay = config.train.ema_decay
         self.average = AveragedModel(
@@ -154,22 +151,17 @@ class Trainer:
 
     def _load_data(self) -> None:
         data = self.config.data
-        utterances, left_out = load_utterances(data.train_manifests, data)
-        hours = sum(u.duration for u in utterances) / 3600
-        self.messages.append(f"training on {len(utterances)} utterances, {hours:.2f} h")
-        self.messages += [f"left out: {n} utterances {why}" for why, n in left_out.items()]
         rate = self.config.features.sample_rate
-        self.train_set = SpeechDataset(utterances, self.tokenizer, rate, data.cache_dir)
+        self.source = open_source(
+            data.train_manifests, data, self.tokenizer, rate, self.config.train.seed,
+            distributed.rank(), distributed.world_size(), pin=self.device.type == "cuda",
+        )  # fmt: skip
         dev: list[Utterance] = []
         if data.dev_manifests:
             every = replace(data, max_seconds=float("inf"))
-            dev = load_utterances(data.dev_manifests, every)[0]
-            dev = pick_evenly(dev, data.dev_utterances)
+            found, _ = load_utterances(data.dev_manifests, every)
+            dev = pick_evenly(found, data.dev_utterances)
         self.dev_set = SpeechDataset(dev, self.tokenizer, rate, data.cache_dir)
-        self.order = DurationBatches(
-            [u.duration for u in utterances], data.batch_seconds, data.max_batch_size,
-            self.config.train.seed, data.short_first,
-        )  # fmt: skip
 
     def _restore(self) -> None:
         state, warning = load_state(self.state_path)
@@ -188,7 +180,12 @@ class Trainer:
         self.features.load_state_dict(state["features"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        progress = state["progress"]
+        if "position" not in progress:  # written before 0.2: its epoch starts anew
+            progress["position"] = asdict(Position(progress.pop("epoch")))
+            del progress["batch"]
+        progress["position"] = Position.from_dict(progress["position"])
+        self.progress = Progress(**progress)
 
     def save(self) -> None:
         """Write the training state, on the first process alone."""
@@ -204,19 +201,16 @@ class Trainer:
             save_state(self.state_path, state)
 
     def batches(self) -> Iterator[Batch]:
-        """Yield this process's batches from where the run stands, epoch after epoch."""
-        rank, world = distributed.rank(), distributed.world_size()
-        pin = self.device.type == "cuda"
-        while True:
-            order = self.order.epoch(self.progress.epoch)
-            rounds = max(1, len(order) // world)  # the same number of steps for every process
-            first = self.progress.batch // world
-            mine = [order[(i * world + rank) % len(order)] for i in range(first, rounds)]
-            for batch in make_loader(self.train_set, mine, self.config.data.num_workers, pin):
-                self.progress.batch += world
+        """Return this process's batches from where the run stands, epoch after epoch."""
+        pairs = self.source.batches(self.progress.position)
+        self.messages += self.source.messages  # complete only now
+
+        def advance() -> Iterator[Batch]:
+            for batch, position in pairs:
+                self.progress.position = position
                 yield batch.to(self.device)
-            self.progress.epoch += 1
-            self.progress.batch = 0
+
+        return advance()
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Make one update; return its losses and gradient norm as scalars on the device."""
@@ -272,7 +266,10 @@ class Trainer:
                 found = decode_batch(
                     model, self.features, self.tokenizer, batch.waveform, batch.num_samples, search
                 )
-                texts.update(zip(batch.indices, found, strict=True))
+                read = batch.counts.tolist()
+                texts.update(
+                    (i, t) for i, t, r in zip(batch.indices, found, read, strict=True) if r
+                )
             for part in distributed.gather(texts):
                 texts.update(part)
             # Files that could not be read are left out, and missed in the count of utterances.
@@ -305,12 +302,12 @@ class Trainer:
         monitor = Monitor(
             self.output_dir, train.max_steps, self.progress.step, distributed.is_main()
         )
+        batches = self.batches()
         for message in self.messages:
             monitor.message(message)
         saved = noted = time.monotonic()
         audio_seconds = 0.0
         self.model.train()
-        batches = self.batches()
         while self.progress.step < train.max_steps:
             batch = next(batches)
             for problem in batch.problems:
@@ -345,7 +342,7 @@ class Trainer:
         """Return what is logged of a step; averages over processes, so all must call it."""
         values = distributed.mean(torch.stack([v.float() for v in scalars.values()]))
         summary: dict[str, Any] = dict(zip(scalars, values.tolist(), strict=True))
-        summary |= {"epoch": self.progress.epoch, "skipped": self.progress.skipped}
+        summary |= {"epoch": self.progress.position.epoch, "skipped": self.progress.skipped}
         summary["learning_rate"] = learning_rate(self.progress.step - 1, self.config.train)
         summary["audio_hours_per_hour"] = rate
         return summary
