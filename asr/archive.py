@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+INDEX = "shards.json"  # beside the shards that `asr.shards` packed
+SOUNDS = ("flac", "wav", "mp3", "ogg", "opus")  # members that hold audio
 _STREAM = re.compile(r"pipe:|[a-z0-9+.-]+://")
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from asr import distributed
-from asr.archive import Sample, expand_shards, is_local, list_missing, read_samples
+from asr.archive import INDEX, SOUNDS, Sample, expand_shards, is_local, list_missing, read_samples
 from asr.audio import AudioError, load_audio
 from asr.batch import Batch, Position, make_batch, unless_all_silent
 from asr.config import DataConfig
@@ -41,8 +41,6 @@ from asr.manifest import (
 from asr.order import DurationBatches, Leg
 from asr.tokenizer import CharTokenizer
 
-INDEX = "shards.json"  # beside the shards, if they were packed here
-_SOUNDS = ("flac", "wav", "mp3", "ogg", "opus")
 _DRAWN = 4  # a quarter of the pool's batches is drawn, then it is filled again
 _AGREE_EVERY = 10  # updates after which processes ask each other whether the epoch is over
 _STATISTICS_SHARDS = 10
@@ -96,10 +94,10 @@ def read_shard(shard: str, config: DataConfig) -> Iterator[Encoded | str]:
 
 def _to_encoded(sample: Sample, shard: str) -> Encoded:
     where = f"{shard}: {sample.key}"
-    suffix = next((s for s in _SOUNDS if s in sample.members), None)
+    suffix = next((s for s in SOUNDS if s in sample.members), None)
     if suffix is None or "json" not in sample.members:
         found = ", ".join(f".{name}" for name in sample.members)
-        raise ManifestError(f"{where}: found {found}, wanted .json and one of {', '.join(_SOUNDS)}")
+        raise ManifestError(f"{where}: found {found}, wanted .json and one of {', '.join(SOUNDS)}")
     values = parse_object(sample.members["json"], f"{where}.json")
     values["audio_filepath"] = f"{sample.key}.{suffix}"
     utterance = to_utterance(values, f"{shard}: ", f"{where}.json")

@@ -13,10 +13,10 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
-    0: "config tokenizer normalize transcript audio lengths distributed monitor archive order",
-    1: "manifest optimize features augment score model search batch",
-    2: "ctc lm index pool shards segment align report",
-    3: "checkpoint dataset decode loss",
+    0: "config tokenizer normalize transcript audio lengths distributed monitor corpus order",
+    1: "manifest optimize features augment score model search archive batch",
+    2: "ctc lm index pool segment align report",
+    3: "checkpoint dataset decode loss shards",
     4: "transcribe train",
     5: "stream export benchmark",
     6: "server",
