@@ -61,10 +61,10 @@ def find_recordings(folder: Path) -> Iterator[Recording | str]:
 def read_table(folder: Path, table: Path) -> Iterator[Recording | str]:
     """Yield the recordings of a table with columns of files and texts, found under a folder.
 
-    Tabs, commas, semicolons or bars, whichever comes first, part the columns. With a header (``path`` and
-    ``sentence`` as in Common Voice, ``file``, ``text``, ``transcript`` …) columns go by name,
-    without one the first is the file and the second the text. A string names a row that has no
-    file.
+    Tabs, commas, semicolons or bars part the columns, whichever comes first. With a header
+    (``path`` and ``sentence`` as in Common Voice, ``file``, ``text``, ``transcript`` …) columns
+    go by name, without one the first is the file and the second the text. A string names a row
+    that has no file.
 
     Raises:
         ValueError: The table cannot be read, or has not two columns.

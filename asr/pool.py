@@ -44,6 +44,7 @@ from asr.tokenizer import CharTokenizer
 _DRAWN = 4  # a quarter of the pool's batches is drawn, then it is filled again
 _AGREE_EVERY = 10  # updates after which processes ask each other whether the epoch is over
 _STATISTICS_SHARDS = 10
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _to_encoded(sample: Sample, shard: str) -> Encoded:
         raise ManifestError(f"{where}: found {found}, wanted .json and one of {', '.join(SOUNDS)}")
     values = parse_object(sample.members["json"], f"{where}.json")
     values["audio_filepath"] = f"{sample.key}.{suffix}"
-    utterance = to_utterance(values, f"{shard}: ", f"{where}.json")
+    utterance = to_utterance(values, shard, f"{where}.json")  # its path: SHARD/KEY.flac
     return Encoded(utterance, sample.members[suffix])
 
 
@@ -153,7 +154,7 @@ class ShardStream(IterableDataset[tuple[Batch, bool]]):
     def _endless(self) -> Iterator[tuple[Draw, bool]]:
         through = False
         while not through or self.world > 1:
-            draws = self._draws()
+            draws = self.draws()
             draw = next(draws)
             for following in draws:
                 yield draw, through
@@ -161,7 +162,7 @@ class ShardStream(IterableDataset[tuple[Batch, bool]]):
             through = True
             yield draw, through
 
-    def _draws(self) -> Iterator[Draw]:
+    def draws(self) -> Iterator[Draw]:
         """Yield at least one draw: every utterance of this process's shards once."""
         pool: dict[int, Encoded] = {}
         problems: list[str] = []
@@ -255,7 +256,9 @@ class ShardSource:
         self.epoch_hours = _packed_hours(self.shards)
         hours = "hours unknown" if self.epoch_hours is None else f"{self.epoch_hours:.2f} h"
         self.messages = [f"training on {len(self.shards)} shards, {hours}"]
-        self.messages += [f"left out: {shard}: no such file" for shard in missing]
+        self.messages += [f"left out: {shard}: no such file" for shard in missing[:_MOST_NAMED]]
+        if len(missing) > _MOST_NAMED:
+            self.messages.append(f"left out: … and {len(missing) - _MOST_NAMED} more shards")
         settings = (config.batch_seconds, config.max_batch_size, config.shuffle_pool, seed, world)
         limits = (config.alphabet, config.normalize, config.min_seconds, config.max_seconds)
         mark = json.dumps([self.shards, settings, limits])
@@ -277,7 +280,7 @@ class ShardSource:
             # One worker at most: the order of several would depend on which is faster.
             workers = min(1, self.config.num_workers)
             loader = DataLoader(
-                self._stream(epoch, taken), batch_size=None, num_workers=workers,
+                self.stream(epoch, taken), batch_size=None, num_workers=workers,
                 pin_memory=self.pin,
             )  # fmt: skip
             position = Position(epoch + 1)
@@ -288,7 +291,8 @@ class ShardSource:
                 leg = Leg(self.config.batch_seconds, self.config.max_batch_size, number)
                 yield batch, Position(epoch, (leg,), self.corpus)
 
-    def _stream(self, epoch: int, skip: int) -> ShardStream:
+    def stream(self, epoch: int, skip: int) -> ShardStream:
+        """Return this process's batches of an epoch, without the first so many."""
         shards = self.shards.copy()
         random.Random(f"{self.seed}/{epoch}").shuffle(shards)
         return ShardStream(
@@ -311,22 +315,24 @@ class ShardSource:
         for place in spread:
             wanted = min(len(found) + each, count)
             for item in read_shard(self.shards[place], self.config):
-                if isinstance(item, str):
-                    problem = item
-                elif not (reason := reason_to_skip(item.utterance, self.config)):
-                    try:
-                        found.append(item.waveform(self.sample_rate))
-                    except AudioError as error:
-                        problem = str(error)
-                else:
-                    problem = f"{item.utterance.audio_filepath}: {reason}"
-                if len(found) >= wanted:
+                try:
+                    found.append(self._usable_waveform(item))
+                except AudioError as error:
+                    problem = str(error)
+                if len(found) == wanted:
                     break
-            if len(found) >= count:
-                return found
+            if len(found) == count:
+                break
         if not found:
             raise ValueError(f"shards: found no usable utterance (the last: {problem})")
         return found
+
+    def _usable_waveform(self, item: Encoded | str) -> Tensor:
+        if isinstance(item, str):
+            raise AudioError(item)
+        if reason := reason_to_skip(item.utterance, self.config):
+            raise AudioError(f"{item.utterance.audio_filepath}: {reason}")
+        return item.waveform(self.sample_rate)
 
 
 def _packed_hours(shards: Sequence[str]) -> float | None:

@@ -181,7 +181,7 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         progress = state["progress"]
-        if "position" not in progress:  # written before 0.2: its epoch starts anew
+        if "position" not in progress:  # of an older version: its epoch starts anew
             progress["position"] = asdict(Position(progress.pop("epoch")))
             del progress["batch"]
         progress["position"] = Position.from_dict(progress["position"])

@@ -7,6 +7,7 @@ import http.server
 import io
 import json
 import shutil
+import sys
 import tarfile
 import threading
 from collections import Counter
@@ -134,6 +135,12 @@ def test_names() -> None:
     ]  # fmt: skip
     with pytest.raises(ValueError, match="unbalanced braces"):
         expand_shards(["a-{08..10.tar"])
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "braceexpand", None)
+    with pytest.raises(ValueError, match="WebDataset is not installed.*extra 'train'"):
+        expand_shards(["a.tar"])
 
 
 @pytest.mark.parametrize("stop_at", [0, 1, 6, 20])
