@@ -120,6 +120,8 @@ class Packer:
             if not (self.output / shard.name).exists():
                 break
             packed.append(shard)
+        for shard in listed[len(packed) :]:  # behind a gap: they are packed anew
+            (self.output / shard.name).unlink(missing_ok=True)
         return packed
 
     def run(self) -> Iterator[tuple[Shard, list[str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 from dataclasses import replace
@@ -87,8 +88,6 @@ def test_stopped_packing_goes_on_where_it_was(
         if f"00000{kept}.tar" in name:
             raise KeyboardInterrupt
 
-    import os
-
     replace_ = os.replace
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", lambda a, b: (stop(str(b)), replace_(a, b)))
@@ -102,6 +101,15 @@ def test_stopped_packing_goes_on_where_it_was(
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     for name, time in times.items():
         assert (tmp_path / "parts" / name).stat().st_mtime_ns == time
+
+
+def test_a_lost_shard_is_packed_again(tone_manifest: Path, tmp_path: Path) -> None:
+    size = ("--utterances-per-shard", "10")
+    assert pack(tone_manifest, tmp_path, *size) == 0
+    before = contents(tmp_path)
+    (tmp_path / "tones-000001.tar").unlink()
+    assert pack(tone_manifest, tmp_path, *size) == 0
+    assert contents(tmp_path) == before
 
 
 def test_nothing_else_is_overwritten(
