@@ -88,7 +88,7 @@ class AugmentConfig:
 class DataConfig:
     """What is trained and validated on."""
 
-    train_manifests: tuple[str, ...] = ()
+    train_manifests: tuple[str, ...] = ()  # or tar shards: shards/train-{000000..000041}.tar
     dev_manifests: tuple[str, ...] = ()
     alphabet: str = ENGLISH_ALPHABET
     normalize: Literal["english", "none"] = "english"
@@ -97,7 +97,8 @@ class DataConfig:
     batch_seconds: float = 60.0  # padded audio an update and process
     max_batch_size: int = 64
     cache_dir: str = ""  # decoded audio is kept here; empty decodes in every epoch
-    num_workers: int = 0  # loader processes a training process
+    num_workers: int = 0  # loader processes a training process; for shards at most one
+    shuffle_pool: int = 2000  # encoded utterances of shards in memory, from which batches are made
     short_first: bool = True  # the first epoch goes from short to long
     dev_utterances: int = 200  # evenly picked from the dev manifests; 0 is all
 
@@ -294,7 +295,7 @@ def _check(config: Config) -> None:
             "log_floor",
         ),
         "model": ("encoder_layers", "encoder_width", "ctc_labels_per_frame", "attention_heads"),
-        "data": ("batch_seconds", "max_seconds", "max_batch_size"),
+        "data": ("batch_seconds", "max_seconds", "max_batch_size", "shuffle_pool"),
         "train": ("max_steps", "learning_rate", "gradient_clip", "log_every", "validate_every"),
         "search": ("beam_size", "max_chars_per_second"),
     }

@@ -1,64 +1,79 @@
-"""Utterances as batches: which ones together, in which order, and as tensors."""
+"""Where training gets its batches: `open_source`, of manifests or of shards alike.
+
+An update's batch is built for all processes together, each of which takes every so many-th
+utterance: two processes make the same updates as one with batches of twice the size.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from asr.archive import is_shard
 from asr.audio import AudioError, load_audio
+from asr.batch import Batch, Position, TrainingSource, make_batch, unless_all_silent
 from asr.config import DataConfig
-from asr.manifest import Utterance, prepare_text, read_manifest, reason_to_skip
+from asr.index import ManifestIndex
+from asr.manifest import ManifestError, Utterance
+from asr.order import BatchList, DurationBatches, Leg, share
+from asr.pool import ShardSource
 from asr.tokenizer import CharTokenizer
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Padded utterances.
+def open_source(
+    manifests: Sequence[str],
+    config: DataConfig,
+    tokenizer: CharTokenizer,
+    sample_rate: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    pin: bool = False,
+) -> TrainingSource:
+    """Open what is trained on.
 
-    Attributes:
-        waveform: (B, N) float32, zero on padding.
-        num_samples: (B,) samples.
-        tokens: (B, U) character ids, padded with ``pad_id``.
-        token_lengths: (B,) characters.
-        counts: (B,) booleans, False for a stand-in that must not be learned from.
-        indices: Which utterances of the data set these are.
-        problems: What was wrong with files that could not be read and are left out.
+    Args:
+        manifests: Paths of JSON-lines manifests, or of tar shards: a path or brace pattern that
+            ends in .tar, a URL, or ``pipe:COMMAND``.
+        config: Alphabet, limits and sizes of batches, which are for each process.
+        tokenizer: Turns texts into ids.
+        sample_rate: Hz of the waveforms.
+        seed: Source of the order.
+        rank: Number of this process.
+        world: How many processes there are.
+        pin: Put batches into page-locked memory, for a GPU.
+
+    Raises:
+        ValueError: Nothing was named, manifests and shards are mixed, one cannot be read, or
+            nothing usable is in them.
     """
-
-    waveform: Tensor
-    num_samples: Tensor
-    tokens: Tensor
-    token_lengths: Tensor
-    counts: Tensor
-    indices: tuple[int, ...]
-    problems: tuple[str, ...] = ()
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on a device."""
-        names = ("waveform", "num_samples", "tokens", "token_lengths", "counts")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        return replace(self, **moved)
-
-    def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from where a GPU fetches it unattended."""
-        names = ("waveform", "num_samples", "tokens", "token_lengths", "counts")
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
+    shards = [name for name in manifests if is_shard(name)]
+    if not shards:
+        utterances, _ = load_utterances(manifests, config)
+        dataset = SpeechDataset(utterances, tokenizer, sample_rate, config.cache_dir)
+        return ManifestSource(dataset, utterances, config, seed, rank, world, pin)
+    if len(shards) < len(manifests):
+        other = next(name for name in manifests if name not in shards)
+        raise ValueError(
+            f"data.train_manifests: found the manifest {other} beside the shards {shards[0]}, "
+            "wanted only one of the two kinds"
+        )
+    return ShardSource(shards, config, tokenizer, sample_rate, seed, rank, world, pin)
 
 
 def load_utterances(
     manifests: Sequence[str], config: DataConfig
-) -> tuple[list[Utterance], dict[str, int]]:
+) -> tuple[ManifestIndex, dict[str, int]]:
     """Read manifests and keep what can be used, with normalised text.
 
     Args:
@@ -75,17 +90,13 @@ def load_utterances(
         raise ValueError(
             "data: found no manifest, wanted data.train_manifests and data.dev_manifests"
         )
-    kept: list[Utterance] = []
-    left_out: dict[str, int] = {}
-    for utterance in (u for path in manifests for u in read_manifest(path)):
-        prepared = prepare_text(utterance, config)
-        if reason := reason_to_skip(prepared, config):
-            left_out[reason] = left_out.get(reason, 0) + 1
-        else:
-            kept.append(prepared)
-    if not kept:
-        raise ValueError(f"{', '.join(manifests)}: found no usable utterance ({left_out})")
-    return kept, left_out
+    for name in manifests:
+        if is_shard(name):
+            raise ValueError(f"{name}: found a shard, wanted a manifest; shards are for training")
+    index = ManifestIndex(manifests, config)
+    if not len(index):
+        raise ValueError(f"{', '.join(manifests)}: found no usable utterance ({index.left_out})")
+    return index, index.left_out
 
 
 class SpeechDataset(Dataset[Batch]):
@@ -120,7 +131,9 @@ class SpeechDataset(Dataset[Batch]):
         Raises:
             AudioError: The file cannot be read.
         """
-        path = self.utterances[index].audio_filepath
+        return self._load(self.utterances[index].audio_filepath)
+
+    def _load(self, path: str) -> Tensor:
         if self.cache_dir is None:
             return torch.from_numpy(load_audio(path, self.sample_rate))
         try:
@@ -138,29 +151,21 @@ class SpeechDataset(Dataset[Batch]):
     def __getitem__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of the readable ones among the utterances.
 
-        Raises:
-            AudioError: None of them can be read.
+        Args:
+            indices: Which ones; ``~index`` for one that only stands in and does not count. If
+                none can be read, silence stands in.
         """
         waveforms: dict[int, Tensor] = {}
-        problems: list[AudioError] = []
+        texts: list[str] = []
+        problems: list[str] = []
         for index in indices:
             try:
-                waveforms[index] = self.waveform(index)
-            except AudioError as error:
-                problems.append(error)
-        if not waveforms:
-            raise problems[0]
-        texts = [self.utterances[index].text for index in waveforms]
-        tokens = [torch.tensor(self.tokenizer.encode(text)) for text in texts]
-        return Batch(
-            waveform=pad_sequence(list(waveforms.values()), batch_first=True),
-            num_samples=torch.tensor([len(w) for w in waveforms.values()]),
-            tokens=pad_sequence(tokens, batch_first=True, padding_value=self.tokenizer.pad_id),
-            token_lengths=torch.tensor([len(t) for t in tokens]),
-            counts=torch.ones(len(tokens), dtype=torch.bool),
-            indices=tuple(waveforms),
-            problems=tuple(map(str, problems)),
-        )
+                utterance = self.utterances[index if index >= 0 else ~index]
+                waveforms[index] = self._load(utterance.audio_filepath)
+                texts.append(utterance.text)
+            except (AudioError, ManifestError) as error:
+                problems.append(str(error))
+        return make_batch(waveforms, texts, self.tokenizer, self.sample_rate, problems)
 
 
 def _save_whole(path: Path, samples: npt.NDArray[np.int16]) -> None:
@@ -170,59 +175,105 @@ def _save_whole(path: Path, samples: npt.NDArray[np.int16]) -> None:
     temporary.replace(path)
 
 
-class DurationBatches:
-    """Batches of utterances of similar duration, in an order set by seed and epoch alone.
-
-    Since the order depends on nothing else, a run resumes in the middle of an epoch by knowing
-    how many batches it has taken.
-
-    Args:
-        durations: Seconds of each utterance.
-        batch_seconds: Padded seconds that a batch may hold; a longer utterance goes alone.
-        max_batch_size: Utterances that a batch may hold.
-        seed: Source of the order.
-        short_first: Epoch 0 goes from short to long utterances.
-    """
-
-    def __init__(
-        self,
-        durations: Sequence[float],
-        batch_seconds: float,
-        max_batch_size: int,
-        seed: int,
-        short_first: bool = False,
-    ) -> None:
-        self.durations = durations
-        self.batch_seconds = batch_seconds
-        self.max_batch_size = max_batch_size
-        self.seed = seed
-        self.short_first = short_first
-
-    def epoch(self, epoch: int) -> list[list[int]]:
-        """Return the batches of an epoch, each a list of indices; every index is in one."""
-        chance = random.Random(f"{self.seed}/{epoch}")
-        # Durations blurred by a tenth: neighbours differ between epochs, padding stays small.
-        blurred = [d * chance.uniform(0.95, 1.05) for d in self.durations]
-        batches: list[list[int]] = []
-        batch: list[int] = []
-        longest = 0.0
-        for index in sorted(range(len(blurred)), key=blurred.__getitem__):
-            longest = max(longest, self.durations[index])
-            full = longest * (len(batch) + 1) > self.batch_seconds
-            if batch and (full or len(batch) == self.max_batch_size):
-                batches.append(batch)
-                batch, longest = [], self.durations[index]
-            batch.append(index)
-        batches.append(batch)
-        if not (self.short_first and epoch == 0):
-            chance.shuffle(batches)
-        return batches
-
-
 def make_loader(
-    dataset: SpeechDataset, batches: Sequence[list[int]], num_workers: int, pin: bool
+    dataset: SpeechDataset, batches: Iterable[list[int]], num_workers: int, pin: bool
 ) -> DataLoader[Batch]:
     """Return an iterable of the batches, read ahead by ``num_workers`` processes."""
     return DataLoader(
         dataset, sampler=batches, batch_size=None, num_workers=num_workers, pin_memory=pin
     )
+
+
+class ManifestSource:
+    """The batches of manifests: see `TrainingSource`.
+
+    Args:
+        dataset: Reads the audio.
+        utterances: What there is.
+        config: Sizes of batches, which are for each process.
+        seed: Source of the order.
+        rank: Number of this process.
+        world: How many processes there are.
+        pin: Put batches into page-locked memory.
+    """
+
+    def __init__(
+        self,
+        dataset: SpeechDataset,
+        utterances: ManifestIndex,
+        config: DataConfig,
+        seed: int,
+        rank: int,
+        world: int,
+        pin: bool,
+    ) -> None:
+        self.dataset = dataset
+        self.config = config
+        self.rank = rank
+        self.world = world
+        self.pin = pin
+        self.leg = Leg(config.batch_seconds * world, config.max_batch_size * world)
+        self.order = DurationBatches(
+            utterances.durations, self.leg.batch_seconds, self.leg.max_batch_size, seed,
+            config.short_first,
+        )  # fmt: skip
+        self.epoch_hours = float(utterances.durations.sum()) / 3600
+        self.messages = [f"training on {len(utterances)} utterances, {self.epoch_hours:.2f} h"]
+        self.messages += [
+            f"left out: {n} utterances {why}" for why, n in utterances.left_out.items()
+        ]
+        mark = hashlib.sha256(utterances.durations.tobytes())
+        mark.update(f"{seed}/{config.short_first}".encode())
+        self.corpus = mark.hexdigest()[:16]
+
+    @cached_property
+    def num_batches(self) -> int:
+        """Updates in a pass over the data."""
+        return len(self.order.epoch(0))
+
+    def batches(self, position: Position) -> Iterator[tuple[Batch, Position]]:
+        """Return this process's batches; see `TrainingSource`."""
+        if position.legs and position.corpus != self.corpus:
+            self.messages.append(
+                f"the data, its order or its limits have changed: epoch {position.epoch} "
+                "starts anew"
+            )
+            position = Position(position.epoch)
+        return unless_all_silent(self._batches(position))
+
+    def _batches(self, position: Position) -> Iterator[tuple[Batch, Position]]:
+        while True:
+            earlier, taken = self._legs(position)
+            batches = self.order.epoch(position.epoch, earlier)
+            shares = self._shares(batches[taken:])
+            loader = make_loader(self.dataset, shares, self.config.num_workers, self.pin)
+            for number, batch in enumerate(loader, start=taken + 1):
+                behind = Position(position.epoch + 1)
+                if number < len(batches):
+                    legs = (*earlier, replace(self.leg, batches=number))
+                    behind = Position(position.epoch, legs, self.corpus)
+                yield batch, behind
+            position = Position(position.epoch + 1)
+
+    def _legs(self, position: Position) -> tuple[tuple[Leg, ...], int]:
+        """Return the legs of other sizes before, and the batches taken of today's size."""
+        earlier = tuple(leg for leg in position.legs if leg.batches)
+        if earlier and replace(earlier[-1], batches=0) == self.leg:
+            return earlier[:-1], earlier[-1].batches
+        return earlier, 0
+
+    def _shares(self, batches: BatchList) -> Iterator[list[int]]:
+        return (share(batch, self.rank, self.world) for batch in batches)
+
+    def waveforms(self, count: int) -> list[Tensor]:
+        """Return waveforms from all over the data; see `TrainingSource`."""
+        found: list[Tensor] = []
+        problem = ""
+        for index in range(0, len(self.dataset), max(1, len(self.dataset) // count)):
+            try:
+                found.append(self.dataset.waveform(index))
+            except AudioError as error:
+                problem = str(error)
+        if not found:
+            raise ValueError(f"training data: found no readable audio ({problem})")
+        return found

@@ -22,9 +22,10 @@ from typing import Any, Protocol
 import torch
 
 from asr import distributed
+from asr.archive import is_shard
 from asr.audio import AudioError
+from asr.batch import Position
 from asr.config import Config
-from asr.dataset import DurationBatches, SpeechDataset
 from asr.features import LogMel
 from asr.manifest import (
     Utterance,
@@ -54,12 +55,11 @@ class Run(Protocol):
     """What a dry run needs of a training run that is ready to start."""
 
     device: torch.device
-    train_set: SpeechDataset
-    order: DurationBatches
+    source: Any  # a `ManifestSource`: shards are refused before
     model: SpeechModel
     features: LogMel
     tokenizer: CharTokenizer
-    progress: Any  # has `step` and `epoch`
+    progress: Any  # has `step` and `position`
 
     def advance(self, batches: Any) -> Any:
         """Make one update with the next (batch, position)."""
@@ -106,6 +106,8 @@ def dry_run(config: Config, make_run: Callable[[Config, torch.device], Run]) -> 
         torch.set_num_threads(config.train.threads)
     if not config.train.resume and (Path(config.train.output_dir) / "state.pt").exists():
         print(f"{config.train.output_dir} holds a training state: training will want resume=true")
+    if any(is_shard(name) for name in config.data.train_manifests):
+        raise ValueError("--dry-run: found shards, wanted the manifests they were packed from")
     harmful = print_data(config)
     try:
         run = make_run(config, distributed.start(config.train.device))
@@ -220,8 +222,8 @@ def count(module: torch.nn.Module) -> int:
 
 def print_batch(run: Run, config: Config) -> None:
     """Print the shapes of a batch, and its first transcript there and back."""
-    order = run.order.epoch(run.progress.epoch)
-    batch = run.train_set[order[len(order) // 2]]
+    order = run.source.order.epoch(run.progress.position.epoch)
+    batch = run.source.dataset[order[len(order) // 2]]
     features, lengths = run.features(
         batch.waveform[:1].to(run.device), batch.num_samples[:1].to(run.device)
     )
@@ -229,7 +231,7 @@ def print_batch(run: Run, config: Config) -> None:
         encoded = run.model.encode(features, lengths)
     ctc_lengths = run.model.ctc_log_probs(encoded)[1]
     padding = 1 - float(batch.num_samples.sum()) / batch.waveform.numel()
-    text = run.train_set.utterances[batch.indices[0]].text
+    text = run.source.dataset.utterances[batch.indices[0]].text
     again = run.tokenizer.decode(batch.tokens[0, : int(batch.token_lengths[0])].tolist())
     print("\none batch:")
     print(f"  waveform {tuple(batch.waveform.shape)}, {padding:.1%} of it padding")
@@ -244,15 +246,15 @@ def print_batch(run: Run, config: Config) -> None:
 
 def print_memory(run: Run, config: Config) -> None:
     """Print how much memory training needs: what is sure, and what the largest batch took."""
-    order = run.order.epoch(run.progress.epoch)
+    order = run.source.order.epoch(run.progress.position.epoch)
     largest = max(order, key=lambda indices: _padded_seconds(run, indices))
     weights = 4 * count(run.model)
-    batch = run.train_set[largest]
+    batch = run.source.dataset[largest]
     start = run.progress.step
     run.progress.step = max(start, config.train.ctc_only_steps)  # the larger phase
     before = _reset_peak(run.device)
     for _ in range(MEMORY_STEPS):
-        run.advance(iter([(batch, (0, 0))]))
+        run.advance(iter([(batch, Position())]))
     peak = _peak(run.device)
     run.progress.step = start
     where = "GPU memory" if run.device.type == "cuda" else "memory"
@@ -287,7 +289,7 @@ def _peak(device: torch.device) -> float:
 def print_time(run: Run, config: Config) -> None:
     """Print what a step, an epoch and the whole run take, from a few steps of each phase."""
     train, start = config.train, run.progress.step
-    order = run.order.epoch(run.progress.epoch)
+    order = run.source.order.epoch(run.progress.position.epoch)
     audio = sum(_padded_seconds(run, indices) for indices in order)
     ctc_only = min(train.ctc_only_steps, train.max_steps)
     if train.ctc_weight == 1:
@@ -329,7 +331,7 @@ def measure_pace(run: Run, order: Sequence[list[int]], config: Config) -> Pace:
         order: The batches of an epoch.
         config: Says whether audio is cached and read ahead.
     """
-    by_duration = sorted(order, key=lambda batch: run.order.durations[batch[-1]])
+    by_duration = sorted(order, key=lambda batch: run.source.order.durations[batch[-1]])
     middle = by_duration[len(order) // 2]
     _time_step(run, middle, config)  # the first of its kind is slower
     number = round(MEASURING_SECONDS / _time_step(run, middle, config))
@@ -342,19 +344,19 @@ def measure_pace(run: Run, order: Sequence[list[int]], config: Config) -> Pace:
 def _time_step(run: Run, indices: list[int], config: Config) -> float:
     """Return the seconds of a step, with those of reading its audio where nobody reads ahead."""
     if config.data.cache_dir:
-        run.train_set[indices]  # every epoch but the first finds it in the cache
+        run.source.dataset[indices]  # every epoch but the first finds it in the cache
     started = time.perf_counter()
-    batch = run.train_set[indices]
+    batch = run.source.dataset[indices]
     if config.data.num_workers:
         started = time.perf_counter()
-    run.advance(iter([(batch, (0, 0))]))
+    run.advance(iter([(batch, Position())]))
     if run.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
 def _padded_seconds(run: Run, indices: Sequence[int]) -> float:
-    return len(indices) * max(run.order.durations[index] for index in indices)
+    return len(indices) * float(max(run.source.order.durations[index] for index in indices))
 
 
 def _megabytes(number: float) -> str:

@@ -2,8 +2,11 @@
 
 {"audio_filepath": "audio/0001.opus", "duration": 2.31, "text": "open the door", "speaker": "anna"}
 
-Look at manifests of your own before training on them::
+Make one of your recordings, and look at it before training::
 
+    python -m asr.manifest create recordings --output mine.jsonl             # x.wav beside x.txt
+    python -m asr.manifest create recordings --output mine.jsonl --split 0.9
+    python -m asr.manifest create cv-corpus/en --table cv-corpus/en/train.tsv --output train.jsonl
     python -m asr.manifest check train.jsonl dev.jsonl test.jsonl
     python -m asr.manifest check train.jsonl --config recipes/tiny/config.toml
 """
@@ -15,7 +18,7 @@ import os
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +26,7 @@ from typing import Any
 
 from asr.audio import AudioError, audio_duration
 from asr.config import Config, DataConfig, load_config
+from asr.corpus import Recording, find_recordings, pick_groups, read_table
 from asr.normalize import normalize_text
 
 _DURATION_TOLERANCE = 0.1  # seconds by which a header may differ: encoders pad
@@ -68,7 +72,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     utterances = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
-            utterances.append(_parse_line(line, place.parent, f"{path}, line {number}"))
+            values = parse_object(line, f"{path}, line {number}")
+            utterances.append(to_utterance(values, str(place.parent), f"{path}, line {number}"))
     return utterances
 
 
@@ -93,13 +98,27 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
         raise
 
 
-def _parse_line(line: bytes, folder: Path, where: str) -> Utterance:
+def parse_object(line: bytes, where: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ManifestError: It is none; the message begins with ``where``.
+    """
     try:
         values = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: is not JSON ({error})") from error
     if not isinstance(values, dict):
         raise ManifestError(f"{where}: found a {type(values).__name__}, wanted a JSON object")
+    return values
+
+
+def to_utterance(values: dict[str, Any], folder: str, where: str) -> Utterance:
+    """Return the utterance that a JSON object describes, with its path from ``folder``.
+
+    Raises:
+        ManifestError: A key is missing or wrong; the message begins with ``where``.
+    """
     audio_filepath = _string(values, "audio_filepath", where)
     if not audio_filepath:
         raise ManifestError(f"{where}: audio_filepath is empty, wanted the path of a sound file")
@@ -108,8 +127,12 @@ def _parse_line(line: bytes, folder: Path, where: str) -> Utterance:
         duration=_seconds(values, where),
         text=_string(values, "text", where),
         speaker=_string(values, "speaker", where, default=""),
-        id=_string(values, "id", where, default="") or Path(audio_filepath).stem,
+        id=_string(values, "id", where, default="") or _stem(audio_filepath),
     )
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _string(values: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
@@ -191,6 +214,7 @@ def check_utterances(
     subsampling = 2 ** (len(model.conv_channels) + len(model.pyramid_layers))
     labels = model.ctc_labels_per_frame / (config.features.shift_seconds * subsampling)
     ids: dict[str, str] = {}
+    paths: dict[str, str] = {}
     distance = math.ceil(len(utterances) / max_files) if max_files else 1
     for index, utterance in enumerate(utterances):
         name, path = utterance.id, utterance.audio_filepath
@@ -214,7 +238,9 @@ def check_utterances(
             problems["text too long for its audio: CTC leaves it out"].append(line)
         if name in ids:
             problems["the same id twice"].append(f"{name}: {ids[name]} and {path}")
-        ids[name] = path
+        if path in paths:
+            problems["the same recording twice"].append(f"{path}: {paths[path]} and {name}")
+        ids[name], paths[path] = path, name
     return dict(problems)
 
 
@@ -238,32 +264,129 @@ def check_overlap(manifests: Mapping[str, Sequence[Utterance]]) -> dict[str, lis
     return dict(problems)
 
 
+def create_utterances(
+    recordings: Iterable[Recording | str], folder: str | os.PathLike[str]
+) -> tuple[list[Utterance], list[str]]:
+    """Look up how long recordings are.
+
+    Args:
+        recordings: And as strings what is wrong with others.
+        folder: Where they lie; their paths from there, without suffix, become the ids.
+
+    Returns:
+        The utterances, and a line for each recording that is left out.
+    """
+    utterances: list[Utterance] = []
+    problems: list[str] = []
+    for recording in recordings:
+        if isinstance(recording, str):
+            problems.append(recording)
+            continue
+        try:
+            seconds = round(audio_duration(recording.path), 3)
+        except AudioError as error:
+            problems.append(str(error))
+            continue
+        name = os.path.splitext(os.path.relpath(recording.path, folder))[0]
+        utterances.append(
+            Utterance(recording.path, seconds, recording.text, recording.speaker, name)
+        )
+    return utterances, problems
+
+
+def split_utterances(
+    utterances: Sequence[Utterance], fraction: float
+) -> tuple[list[Utterance], list[Utterance]]:
+    """Part utterances in two, always in the same way and with no speaker in both.
+
+    Args:
+        utterances: At least two; they are parted one by one if fewer than two speakers are known.
+        fraction: Of the time that goes to the first part.
+    """
+    by_speaker = len({u.speaker for u in utterances}) > 1
+    groups: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        groups[utterance.speaker if by_speaker else utterance.id].append(utterance)
+    seconds = {name: sum(u.duration for u in group) for name, group in groups.items()}
+    second = pick_groups(seconds, 1 - fraction)
+    parts: tuple[list[Utterance], list[Utterance]] = ([], [])
+    for name, group in groups.items():
+        parts[name in second].extend(group)
+    return parts
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program: 0 if all is well, 1 if something was found, 2 after an error."""
+    """Run the program: 0 if all is well, 1 if a check found something, 2 after an error."""
     parser = argparse.ArgumentParser(
         prog="python -m asr.manifest", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("command", choices=("check",))
-    parser.add_argument("manifests", nargs="+", metavar="MANIFEST")
-    parser.add_argument("--config", help="TOML file of the training (default: the defaults)")
-    parser.add_argument("--examples", type=int, default=5, metavar="N", help="shown of each kind")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="look for what would harm training")
+    check.add_argument("manifests", nargs="+", metavar="MANIFEST")
+    check.add_argument("--config", help="TOML file of the training (default: the defaults)")
+    create = commands.add_parser("create", help="make a manifest of recordings")
+    create.add_argument("folder", type=Path, metavar="FOLDER", help="where sound files lie")
+    create.add_argument("--output", type=Path, required=True, metavar="MANIFEST")
+    create.add_argument(
+        "--table", type=Path, metavar="FILE",
+        help="CSV or TSV with columns of files and texts (default: x.txt beside x.wav)",
+    )  # fmt: skip
+    create.add_argument(
+        "--split", type=float, metavar="PART",
+        help="make two manifests, .train and .dev, of which the first has this part (0.9)",
+    )  # fmt: skip
+    for command in (check, create):
+        command.add_argument(
+            "--examples", type=int, default=5, metavar="N", help="shown of each kind"
+        )
     options = parser.parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = _check if options.command == "check" else _create
     try:
-        config = load_config(options.config)
-        manifests = {path: read_manifest(path) for path in options.manifests}
-    except ValueError as error:
+        return run(options)
+    except (ValueError, OSError) as error:
         print(f"asr.manifest: {error}", file=sys.stderr)
         return 2
+
+
+def _check(options: argparse.Namespace) -> int:
+    config = load_config(options.config)
+    manifests = {path: read_manifest(path) for path in options.manifests}
     found = 0
     for path, utterances in manifests.items():
-        hours = sum(utterance.duration for utterance in utterances) / 3600
-        speakers = len({utterance.speaker for utterance in utterances} - {""})
-        print(f"{path}: {len(utterances)} utterances, {hours:.2f} h, {speakers} speakers")
+        _print_summary(path, utterances)
         found += print_problems(check_utterances(utterances, config), options.examples)
     found += print_problems(check_overlap(manifests), options.examples)
     print(f"{found} problems found" if found else "nothing found")
     return 1 if found else 0
+
+
+def _create(options: argparse.Namespace) -> int:
+    if options.split is not None and not 0 < options.split < 1:
+        raise ValueError(f"--split: found {options.split}, wanted a number between 0 and 1")
+    folder, table = options.folder, options.table
+    recordings = read_table(folder, table) if table else find_recordings(folder)
+    utterances, problems = create_utterances(recordings, folder)
+    print_problems({"left out": problems} if problems else {}, options.examples)
+    least = 2 if options.split else 1
+    if len(utterances) < least:
+        found = f"{len(utterances)} usable recordings with transcripts"
+        raise ValueError(f"{table or folder}: found {found}, wanted at least {least}")
+    parts = {options.output: utterances}
+    if options.split:
+        names = [options.output.with_suffix(f".{part}.jsonl") for part in ("train", "dev")]
+        parts = dict(zip(names, split_utterances(utterances, options.split), strict=True))
+    for path, part in parts.items():
+        write_manifest(path, part)
+        _print_summary(path, part)
+    print("next: python -m asr.manifest check " + " ".join(map(str, parts)))
+    return 0
+
+
+def _print_summary(path: str | Path, utterances: Sequence[Utterance]) -> None:
+    hours = sum(utterance.duration for utterance in utterances) / 3600
+    speakers = len({utterance.speaker for utterance in utterances} - {""})
+    print(f"{path}: {len(utterances)} utterances, {hours:.2f} h, {speakers} speakers")
 
 
 def print_problems(problems: Mapping[str, Sequence[str]], examples: int) -> int:

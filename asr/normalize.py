@@ -71,7 +71,10 @@ def normalize_text(text: str) -> str:
     for sign, word in _SIGNS.items():
         text = text.replace(sign, f" {word} ")
     text = re.sub(r"[^a-z']+|''+", " ", text)
-    return " ".join(_TITLES.get(word, word) for word in _settle_apostrophes(text.split()))
+    words = text.split()
+    if "'" in text:
+        words = _settle_apostrophes(words)
+    return " ".join(_TITLES.get(word, word) for word in words)
 
 
 def _fold(text: str) -> str:

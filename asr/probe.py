@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from asr import plot
 from asr.audio import AudioError
 from asr.augment import perturb_waveform, spec_augment
+from asr.batch import Batch
 from asr.config import Config
 from asr.dataset import SpeechDataset
 from asr.features import LogMel
@@ -28,17 +29,16 @@ class Probe:
     """Draws the same utterances again and again in the course of a run.
 
     Args:
-        train_set: One of its utterances is shown before and after augmentation.
-        dev_set: Of two of its utterances the attention is shown; may be empty.
+        dev_set: Of two of its utterances the attention is shown, another one is shown before and
+            after augmentation; may be empty.
         config: Augmentation and features.
     """
 
-    def __init__(self, train_set: SpeechDataset, dev_set: SpeechDataset, config: Config) -> None:
-        self.train_set = train_set
+    def __init__(self, dev_set: SpeechDataset, config: Config) -> None:
         self.dev_set = dev_set
         self.config = config
         self.attended = _nearest(dev_set, ATTENTION_SECONDS)
-        (self.augmented,) = _nearest(train_set, (SPECTROGRAM_SECONDS,))
+        self.augmented = _nearest(dev_set, (SPECTROGRAM_SECONDS,))
 
     def draw(
         self, model: SpeechModel, features: LogMel, step: int, with_decoder: bool
@@ -58,16 +58,23 @@ class Probe:
             if with_decoder and model.config.attention != "none":
                 for number, index in enumerate(self.attended, start=1):
                     figures[f"attention-{number}"] = self.attention(model, features, index)
-            figures["augmentation"] = self.augmentation(features, step)
+            for index in self.augmented:
+                figures["augmentation"] = self.augmentation(features, index, step)
         except AudioError:  # validation and training say so themselves
             pass
         return figures
+
+    def _read(self, index: int) -> Batch:
+        batch = self.dev_set[[index]]
+        if batch.problems:
+            raise AudioError(batch.problems[0])
+        return batch
 
     @torch.no_grad()
     def attention(self, model: SpeechModel, features: LogMel, index: int) -> Figure:
         """Draw where a dev utterance's characters attend, given those before them."""
         device = features.mean.device
-        batch = self.dev_set[[index]].to(device)
+        batch = self._read(index).to(device)
         was_training = model.training
         model.eval()
         try:
@@ -84,19 +91,19 @@ class Probe:
         )  # fmt: skip
 
     @torch.no_grad()
-    def augmentation(self, features: LogMel, step: int) -> Figure:
-        """Draw a training utterance's features before and after speed, gain and masks."""
+    def augmentation(self, features: LogMel, index: int, step: int) -> Figure:
+        """Draw a dev utterance's features before and after speed, gain and masks."""
         augment, settings = self.config.augment, self.config.features
-        batch = self.train_set[[self.augmented]].to(features.mean.device)
+        batch = self._read(index).to(features.mean.device)
         chance = random.Random(f"probe/{step}")
         before, _ = features(batch.waveform, batch.num_samples)
         waveform, num_samples = perturb_waveform(batch.waveform, batch.num_samples, augment, chance)
         after, lengths = features(waveform, num_samples)
         after = spec_augment(after, lengths, augment, chance, 1 / settings.shift_seconds)
         speed = int(batch.num_samples) / int(num_samples)
-        name = self.train_set.utterances[self.augmented].id
+        name = self.dev_set.utterances[index].id
         panels = [
-            (f"Training utterance {name}", before[0].cpu().numpy()),
+            (f"Utterance {name}", before[0].cpu().numpy()),
             (f"The same at {speed:.2g} times the speed, with masks (grey)", after[0].cpu().numpy()),
         ]
         band = (settings.min_frequency, settings.max_frequency)

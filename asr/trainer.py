@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from asr import distributed
 from asr.augment import perturb_waveform, spec_augment
+from asr.batch import Batch, Position
 from asr.checkpoint import (
     CheckpointError,
     ModelBundle,
@@ -27,7 +28,7 @@ from asr.checkpoint import (
     save_state,
 )
 from asr.config import Config, SearchConfig, SearchMethod, config_from_dict, config_to_dict
-from asr.dataset import Batch, DurationBatches, SpeechDataset, load_utterances, make_loader
+from asr.dataset import open_source
 from asr.finetune import freeze, network_differences, take_weights
 from asr.loss import JointLoss, UpdateSize
 from asr.model import SpeechModel
@@ -46,16 +47,14 @@ class Progress:
 
     Attributes:
         step: Updates done, skipped ones included.
-        epoch: Passes over the data begun before this one.
-        batch: Batches of this epoch that all processes together have taken.
+        position: Where in the data.
         skipped: Updates left out because a loss or gradient was not finite.
         best_wer: Lowest WER on the dev utterances.
         audio_seconds: Of all batches that were trained on.
     """
 
     step: int = 0
-    epoch: int = 0
-    batch: int = 0
+    position: Position = field(default_factory=Position)
     skipped: int = 0
     best_wer: float = float("inf")
     audio_seconds: float = 0.0
@@ -102,10 +101,7 @@ class Trainer:
         if config.train.init_from:
             self.start = self._start_from(config.train.init_from, model)
         elif not config.train.resume:
-            step = max(1, len(self.train_set) // STATISTICS_UTTERANCES)
-            self.features.fit(
-                [self.train_set.waveform(i) for i in range(0, len(self.train_set), step)]
-            )
+            self.features.fit(self.source.waveforms(STATISTICS_UTTERANCES))
         if config.train.freeze:
             self.messages.append(freeze(model, config.train.freeze))
         self.model, self.features = model.to(device), self.features.to(device)
@@ -118,7 +114,7 @@ class Trainer:
         if config.train.resume:
             self._restore()
         self.loss: nn.Module = self._loss_of_all_processes()
-        self.probe = Probe(self.train_set, self.dev_set, config)
+        self.probe = Probe(self.dev_set, config)
 
     def _loss_of_all_processes(self) -> nn.Module:
         loss = JointLoss(self.model, self.config.train)
@@ -146,17 +142,12 @@ class Trainer:
 
     def _load_data(self) -> None:
         data = self.config.data
-        utterances, left_out = load_utterances(data.train_manifests, data)
-        hours = sum(u.duration for u in utterances) / 3600
-        self.messages.append(f"training on {len(utterances)} utterances, {hours:.2f} h")
-        self.messages += [f"left out: {n} utterances {why}" for why, n in left_out.items()]
         rate = self.config.features.sample_rate
-        self.train_set = SpeechDataset(utterances, self.tokenizer, rate, data.cache_dir)
-        self.dev_set = load_dev_set(data, self.tokenizer, rate)
-        self.order = DurationBatches(
-            [u.duration for u in utterances], data.batch_seconds, data.max_batch_size,
-            self.config.train.seed, data.short_first,
+        self.source = open_source(
+            data.train_manifests, data, self.tokenizer, rate, self.config.train.seed,
+            distributed.rank(), distributed.world_size(), pin=self.device.type == "cuda",
         )  # fmt: skip
+        self.dev_set = load_dev_set(data, self.tokenizer, rate)
 
     def _restore(self) -> None:
         state, warning = load_state(self.state_path)
@@ -170,7 +161,12 @@ class Trainer:
         self.features.load_state_dict(state["features"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        progress = state["progress"]
+        if "position" not in progress:  # of an older version: its epoch starts anew
+            progress["position"] = asdict(Position(progress.pop("epoch")))
+            del progress["batch"]
+        progress["position"] = Position.from_dict(progress["position"])
+        self.progress = Progress(**progress)
 
     def save(self) -> None:
         """Write the training state, on the first process alone.
@@ -195,21 +191,7 @@ class Trainer:
         self.skipped.zero_()
         return self.progress
 
-    def batches(self) -> Iterator[tuple[Batch, tuple[int, int]]]:
-        """Yield this process's batches from where the run stands, each with the place behind it."""
-        rank, world = distributed.rank(), distributed.world_size()
-        pin = self.device.type == "cuda"
-        epoch, done = self.progress.epoch, self.progress.batch
-        while True:
-            order = self.order.epoch(epoch)
-            rounds = max(1, len(order) // world)  # the same number of steps for every process
-            mine = [order[(i * world + rank) % len(order)] for i in range(done // world, rounds)]
-            for batch in make_loader(self.train_set, mine, self.config.data.num_workers, pin):
-                done += world
-                yield batch, (epoch, done)
-            epoch, done = epoch + 1, 0
-
-    def advance(self, batches: Iterator[tuple[Batch, tuple[int, int]]]) -> Update | None:
+    def advance(self, batches: Iterator[tuple[Batch, Position]]) -> Update | None:
         """Take the next batch and make an update of it, unless a process wants to stop."""
         batch, position = next(batches)
         # On the CPU, before the batch moves: no GPU has to be waited for.
@@ -225,7 +207,7 @@ class Trainer:
             return None
         size = UpdateSize.of(characters, utterances, distributed.world_size())
         scalars = self.step(batch.to(self.device), size)
-        self.progress.epoch, self.progress.batch = position
+        self.progress.position = position
         audio_seconds = samples / self.config.features.sample_rate
         self.progress.audio_seconds += audio_seconds
         return Update(scalars, audio_seconds, batch.problems)
@@ -315,13 +297,14 @@ class Trainer:
         monitor = Monitor(
             self.output_dir, train.max_steps, self.progress.step, distributed.is_main()
         )
-        for message in self.messages:
+        batches = self.source.batches(self.progress.position)  # may have something to say
+        messages = self.messages + self.source.messages
+        for message in messages:
             monitor.message(message)
-        monitor.record("start", self.progress.step, describe_start(self.model, self.messages))
+        monitor.record("start", self.progress.step, describe_start(self.model, messages))
         saved = noted = time.monotonic()
         audio_seconds = 0.0
         self.model.train()
-        batches = self.batches()
         while self.progress.step < train.max_steps:
             update = self.advance(batches)
             if update is None:
@@ -374,7 +357,7 @@ class Trainer:
         """Return what is logged of a step; averages over processes, so all must call it."""
         values = distributed.mean(torch.stack([v.float() for v in scalars.values()]))
         summary: dict[str, Any] = dict(zip(scalars, values.tolist(), strict=True))
-        summary |= {"epoch": self.progress.epoch, "skipped": self.count_skipped().skipped}
+        summary |= {"epoch": self.progress.position.epoch, "skipped": self.count_skipped().skipped}
         summary["learning_rate"] = learning_rate(self.progress.step - 1, self.config.train)
         summary["audio_hours_per_hour"] = rate
         summary["audio_hours"] = self.progress.audio_seconds / 3600

@@ -10,11 +10,12 @@ import torch
 
 from asr import distributed
 from asr.config import DataConfig, SearchConfig, SearchMethod
-from asr.dataset import DurationBatches, SpeechDataset, load_utterances, make_loader
+from asr.dataset import SpeechDataset, load_utterances, make_loader
 from asr.decode import decode_batch
 from asr.features import LogMel
 from asr.manifest import Utterance
 from asr.model import SpeechModel
+from asr.order import DurationBatches
 from asr.score import score_utterances
 from asr.tokenizer import CharTokenizer
 
@@ -70,7 +71,8 @@ def validate(
                 model, features, dev_set.tokenizer, batch.waveform, batch.num_samples,
                 replace(SearchConfig(), method=method),
             )  # fmt: skip
-            texts[method].update(zip(batch.indices, found, strict=True))
+            read = zip(batch.indices, found, batch.counts.tolist(), strict=True)
+            texts[method].update({index: text for index, text, counts in read if counts})
     results: dict[str, Any] = {}
     for part in distributed.gather(texts):
         for method in methods:

@@ -18,9 +18,9 @@ from test_train import write_toml
 
 from asr import dry_run as module
 from asr.config import Config
-from asr.dataset import DurationBatches
 from asr.dry_run import dry_run, measure_pace
 from asr.manifest import read_manifest, write_manifest
+from asr.order import DurationBatches
 from asr.train import Trainer, main
 
 Configure = Callable[..., Config]
@@ -43,7 +43,7 @@ def test_it_says_what_a_run_takes_and_writes_nothing(
     trainer = Trainer(config, torch.device("cpu"))
     utterances = read_manifest(config.data.train_manifests[0])
     hours = sum(utterance.duration for utterance in utterances) / 3600
-    updates = len(trainer.order.epoch(0))
+    updates = trainer.source.num_batches
     size = sum(p.numel() for p in trainer.model.parameters())
     for text in (
         f"training: 40 of 40 utterances, {hours:.2f} of {hours:.2f} h",
@@ -114,6 +114,7 @@ def test_one_problem_in_a_hundred_utterances_is_tolerated(
         ("data.train_manifests=none.jsonl", "none.jsonl: cannot be read"),
         ("resume=true", "no training state to resume"),
         ("data.train_manifests=[]", "found no manifest"),
+        ("data.train_manifests=a-{0..3}.tar", "found shards, wanted the manifests"),
     ],
 )
 def test_user_errors_are_one_line(
@@ -161,7 +162,9 @@ def test_the_pace_is_that_of_the_steps(
 
     order = DurationBatches(durations, 20.0, 64, seed=0)
     run: Any = SimpleNamespace(
-        train_set=Data(), order=order, device=torch.device("cpu"), advance=advance
+        source=SimpleNamespace(dataset=Data(), order=order),
+        device=torch.device("cpu"),
+        advance=advance,
     )
     pace = measure_pace(run, order.epoch(0), configure())
     assert 3 <= len(pace.seconds) <= 9

@@ -13,11 +13,11 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
-    0: "config tokenizer normalize transcript audio lengths distributed plot",
-    1: "manifest optimize features augment score model search",
-    2: "ctc lm dataset segment align report",
-    3: "checkpoint decode loss monitor probe",
-    4: "transcribe validate finetune run_report dry_run",
+    0: "config tokenizer normalize transcript audio lengths distributed plot corpus order",
+    1: "manifest optimize features augment score model search archive batch",
+    2: "ctc lm index pool segment align report",
+    3: "checkpoint dataset decode loss monitor shards",
+    4: "transcribe validate finetune probe run_report dry_run",
     5: "trainer stream export benchmark",
     6: "train server",
 }

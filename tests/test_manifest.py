@@ -200,9 +200,10 @@ def test_check_finds_what_repeats(corpus, capsys):
     assert main(["check", str(one), str(two), "--examples", "1"]) == 1
     out = capsys.readouterr().out
     assert "the same id twice: 1" in out
+    assert f"the same recording twice: 1\n    {corpus / 'a' / 'b.wav'}: b and b\n" in out
     assert "the same speaker in several manifests: 1\n    s: " in out
     assert "the same recording in several manifests: 1" in out
-    assert out.endswith("3 problems found\n")
+    assert out.endswith("4 problems found\n")
 
 
 def test_check_reports_user_errors_in_one_line(tmp_path, capsys):

@@ -32,7 +32,7 @@ def parts(configure: Callable[..., Config]) -> Parts:
 
 def test_attention_is_what_the_decoder_looks_at_step_by_step(parts: Parts) -> None:
     model, features, data, config = parts
-    probe = Probe(data, data, config)
+    probe = Probe(data, config)
     index = probe.attended[0]
     figure = probe.attention(model.train(), features, index)
     assert model.training
@@ -55,24 +55,22 @@ def test_attention_is_what_the_decoder_looks_at_step_by_step(parts: Parts) -> No
 
 def test_augmentation_is_shown_beside_what_it_changes(parts: Parts) -> None:
     _, features, data, config = parts
-    probe = Probe(
-        data, data, replace(config, augment=replace(config.augment, speed_factors=(0.9,)))
-    )
-    figure = probe.augmentation(features, step=5)
+    probe = Probe(data, replace(config, augment=replace(config.augment, speed_factors=(0.9,))))
+    figure = probe.augmentation(features, probe.augmented[0], step=5)
     before, after = (axes.images[0].get_array() for axes in figure.axes[:2])
-    waveform = data.waveform(probe.augmented)[None]
+    waveform = data.waveform(probe.augmented[0])[None]
     expected, _ = features(waveform, torch.tensor([waveform.shape[1]]))
     np.testing.assert_allclose(before, expected[0].numpy().T, atol=1e-6)
     assert after.shape[1] == pytest.approx(before.shape[1] / 0.9, abs=2)
     assert np.ma.getmaskarray(after).any()
     assert "at 0.9 times the speed" in figure.axes[1].get_title(loc="left")
-    again = probe.augmentation(features, step=5).axes[1].images[0].get_array()
+    again = probe.augmentation(features, probe.augmented[0], step=5).axes[1].images[0].get_array()
     assert np.ma.allequal(after, again)
 
 
 def test_pictures_come_with_the_decoder_and_leave_no_trace(parts: Parts) -> None:
     model, features, data, config = parts
-    probe = Probe(data, data, config)
+    probe = Probe(data, config)
     assert len(set(probe.attended)) == 2
     before = torch.random.get_rng_state()
     assert set(probe.draw(model, features, 1, with_decoder=False)) == {"augmentation"}
@@ -87,10 +85,10 @@ def test_what_cannot_be_read_is_not_shown(parts: Parts) -> None:
     model, features, data, config = parts
     gone = [replace(u, audio_filepath="nowhere.wav") for u in data.utterances]
     missing = SpeechDataset(gone, data.tokenizer, 16000)
-    assert Probe(missing, missing, config).draw(model, features, 1, with_decoder=True) == {}
+    assert Probe(missing, config).draw(model, features, 1, with_decoder=True) == {}
 
 
 def test_without_dev_utterances(parts: Parts) -> None:
     model, features, data, config = parts
-    probe = Probe(data, SpeechDataset([], data.tokenizer, 16000), config)
-    assert set(probe.draw(model, features, 1, with_decoder=True)) == {"augmentation"}
+    probe = Probe(SpeechDataset([], data.tokenizer, 16000), config)
+    assert set(probe.draw(model, features, 1, with_decoder=True)) == set()

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from asr.checkpoint import load_model, load_state
-from asr.config import Config, config_to_dict
+from asr.config import AugmentConfig, Config, config_to_dict
+from asr.manifest import read_manifest
 from asr.train import main, train
 from asr.trainer import Trainer
 from asr.validate import pick_evenly
@@ -86,7 +87,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(configure: Configure, stop_at:
     trainer = Trainer(parts, torch.device("cpu"))
     Path(parts.train.output_dir).mkdir()
     trainer.model.train()
-    batches = trainer.batches()
+    batches = trainer.source.batches(trainer.progress.position)
     for _ in range(stop_at):  # in the middle of an epoch, of which there are two
         trainer.advance(batches)
     trainer.save()
@@ -173,7 +174,9 @@ def test_full_disk_keeps_the_last_good_state(
 def test_not_finite_gradients_are_skipped_and_counted(configure: Configure) -> None:
     config = configure(max_steps=3)
     trainer = Trainer(config, torch.device("cpu"))
-    (batch, place), (other, next_place) = itertools.islice(trainer.batches(), 2)
+    (batch, place), (other, next_place) = itertools.islice(
+        trainer.source.batches(trainer.progress.position), 2
+    )
     trainer.advance(iter([(batch, place)]))
     before = {name: p.clone() for name, p in trainer.model.state_dict().items()}
     trainer.advance(iter([(replace(batch, waveform=batch.waveform * float("nan")), next_place)]))
@@ -185,31 +188,70 @@ def test_not_finite_gradients_are_skipped_and_counted(configure: Configure) -> N
     assert not torch.equal(trainer.model.ctc_head.bias, before["ctc_head.bias"])
 
 
-def test_two_processes_train_and_stop_together(configure: Configure, tmp_path: Path) -> None:
-    config = configure(max_steps=4, ctc_only_steps=2, validate_every=2, log_every=1)
-    arguments = command(config, tmp_path)
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        *arguments[1:],
-    ]
-    done = subprocess.run(torchrun, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+def torchrun(processes: int, arguments: list[str]) -> list[str]:
+    """Return the command that runs ``python -m asr.train …`` in several processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, f"--nproc-per-node={processes}", *arguments[1:]]
+
+
+def run_in_processes(processes: int, config: Config, folder: Path) -> None:
+    arguments = command(config, folder)
+    if processes > 1:
+        arguments = torchrun(processes, arguments)
+    done = subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert [r["step"] for r in log(config.train.output_dir, "train")] == [1, 2, 3, 4]
-    assert [r["step"] for r in log(config.train.output_dir, "dev")] == [2, 4]
-    # The state of two processes is as good for one.
-    assert train(replace(config, train=replace(config.train, resume=True, max_steps=6))) == 0
+
+
+def without_chance(config: Config) -> Config:
+    """Return settings without dropout and augmentation, which draw anew in each process."""
+    return replace(
+        config,
+        model=replace(config.model, encoder_dropout=0.0, decoder_dropout=0.0),
+        augment=AugmentConfig((1.0,), gain_db=0.0, frequency_masks=0, time_masks=0),
+    )
+
+
+def test_two_processes_are_one_with_the_doubled_batch(configure: Configure, tmp_path: Path) -> None:
+    steps = {"max_steps": 16, "ctc_only_steps": 4, "validate_every": 8, "log_every": 1}
+    two, one = (without_chance(configure(name, **steps)) for name in ("two", "one"))
+    # The second pass over 40 utterances begins within these steps, and 4 s hold so few of them
+    # that some updates have an utterance for one process alone.
+    two = replace(two, data=replace(two.data, batch_seconds=2.0, max_batch_size=3))
+    one = replace(one, data=replace(one.data, batch_seconds=4.0, max_batch_size=6))
+    run_in_processes(2, two, tmp_path)
+    train(one)
+    for kind in ("train", "dev"):
+        curves = [log(config.train.output_dir, kind) for config in (two, one)]
+        assert [r["step"] for r in curves[0]] == [r["step"] for r in curves[1]]
+        for ours, expected in zip(*curves, strict=True):
+            assert ours.keys() == expected.keys()
+            for name in ours.keys() - {"time", "audio_hours_per_hour"}:
+                wanted = expected[name]
+                if isinstance(wanted, float):
+                    wanted = pytest.approx(wanted, rel=1e-3)
+                assert ours[name] == wanted, (ours, name)
+
+
+def test_a_run_goes_on_with_any_number_of_processes(configure: Configure, tmp_path: Path) -> None:
+    config = configure("run", max_steps=3, log_every=1)
+    config = replace(config, data=replace(config.data, batch_seconds=2.0))
+    for processes, last in ((2, 3), (1, 8), (3, 10), (2, 14)):
+        config = replace(config, train=replace(config.train, max_steps=last))
+        run_in_processes(processes, config, tmp_path)
+        config = replace(config, train=replace(config.train, resume=True))
+    records = log(config.train.output_dir, "train")
+    assert [r["step"] for r in records] == list(range(1, 15))
+    # What was heard before the first pass ended is no more than all there is, and no less.
+    durations = [u.duration for u in read_manifest(config.data.train_manifests[0])]
+    pass_ends = next(r for r in records if r["epoch"] == 1)["audio_hours"]
+    assert pass_ends == pytest.approx(sum(durations) / 3600, rel=1e-6)
 
 
 def test_one_process_lost_ends_the_others(configure: Configure, tmp_path: Path) -> None:
     config = configure(max_steps=100_000, checkpoint_minutes=1e-9)
     arguments = command(config, tmp_path)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     with subprocess.Popen(
-        [*torchrun, *arguments[1:]], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        torchrun(2, arguments), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as run:
         state = Path(config.train.output_dir) / "state.pt"
         deadline = time.monotonic() + 60
