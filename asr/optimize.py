@@ -45,9 +45,7 @@ def step_if_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> T
 
 
 def update_average(
-    average: Sequence[Tensor], current: Sequence[Tensor], count: Any, decay: float
+    average: Sequence[Tensor], current: Sequence[Tensor], step: int, decay: float
 ) -> None:
     """Move averaged weights towards the current ones, faster in a run's first steps."""
-    torch._foreach_lerp_(
-        list(average), list(current), 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-    )
+    torch._foreach_lerp_(list(average), list(current), 1 - min(decay, (1 + step) / (10 + step)))

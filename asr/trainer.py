@@ -107,7 +107,8 @@ class Trainer:
         self.model, self.features = model.to(device), self.features.to(device)
         decay = config.train.ema_decay
         self.average = AveragedModel(
-            self.model, multi_avg_fn=lambda a, c, n: update_average(a, c, n, decay)
+            self.model,
+            multi_avg_fn=lambda a, c, _: update_average(a, c, self.progress.step, decay),
         )
         self.optimizer = make_optimizer(self.model, config.train)
         self.skipped = torch.zeros((), device=device)  # since progress was last brought up to date
