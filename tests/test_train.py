@@ -21,6 +21,7 @@ import torch
 from asr.checkpoint import load_model, load_state
 from asr.config import AugmentConfig, Config, config_to_dict
 from asr.manifest import read_manifest
+from asr.shards import main as pack
 from asr.train import main, train
 from asr.trainer import Trainer
 from asr.validate import pick_evenly
@@ -245,6 +246,23 @@ def test_a_run_goes_on_with_any_number_of_processes(configure: Configure, tmp_pa
     durations = [u.duration for u in read_manifest(config.data.train_manifests[0])]
     pass_ends = next(r for r in records if r["epoch"] == 1)["audio_hours"]
     assert pass_ends == pytest.approx(sum(durations) / 3600, rel=1e-6)
+
+
+def test_two_processes_end_each_pass_over_shards_together(
+    configure: Configure, tmp_path: Path
+) -> None:
+    config = configure(max_steps=30, log_every=10, ctc_only_steps=1000)
+    shards = ["--output", str(tmp_path / "shards"), "--utterances-per-shard", "9"]
+    assert pack(["pack", config.data.train_manifests[0], *shards]) == 0
+    # Five shards: one process has 27 utterances, the other 13.
+    pattern = str(tmp_path / "shards" / "tones-{000000..000004}.tar")
+    config = replace(
+        config, data=replace(config.data, train_manifests=(pattern,), batch_seconds=4.0)
+    )
+    run_in_processes(2, config, tmp_path)
+    records = log(config.train.output_dir, "train")
+    assert [r["step"] for r in records] == [10, 20, 30] and records[-1]["epoch"] >= 2
+    assert all(r["total"] > 0 for r in records)
 
 
 def test_one_process_lost_ends_the_others(configure: Configure, tmp_path: Path) -> None:
