@@ -23,6 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.manifest import Utterance, read_manifest
+from asr.options import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    add_model_arguments,
+    complain,
+    load_from_arguments,
+)
+from asr.recognizer import transcribe_waveforms
 from asr.report import (
     describe_machine,
     describe_score,
@@ -37,15 +46,6 @@ from asr.score import (
     paired_bootstrap,
     score_utterance,
     score_utterances,
-)
-from asr.transcribe import (
-    EXIT_ERROR,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    add_model_arguments,
-    complain,
-    load_from_arguments,
-    transcribe_waveforms,
 )
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 
 from asr.audio import load_audio
+from asr.batch import recognize
 from asr.checkpoint import load_model
 from asr.config import SearchConfig
 from asr.lm import CharNgramLM
 from asr.manifest import read_manifest
 from asr.normalize import normalize_text
 from asr.score import score_utterances
-from asr.transcribe import recognize
 
 
 def main() -> int:

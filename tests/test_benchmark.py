@@ -13,13 +13,13 @@ from random_model import save_random_model
 
 import asr.benchmark
 from asr.audio import load_audio
+from asr.batch import recognize
 from asr.benchmark import compare, main, recognise_utterances
 from asr.checkpoint import ModelBundle, load_model
 from asr.config import SearchConfig
 from asr.manifest import Utterance, read_manifest, write_manifest
 from asr.report import read_hypotheses, to_markdown
 from asr.score import score_utterances
-from asr.transcribe import recognize
 from asr.transcript import Segment, Transcript
 
 RATE = 16000

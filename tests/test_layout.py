@@ -17,9 +17,9 @@ ROWS = {
     1: "manifest optimize features augment score model search",
     2: "ctc lm dataset segment align report",
     3: "checkpoint decode loss",
-    4: "transcribe train",
-    5: "stream export benchmark",
-    6: "server",
+    4: "batch options train",
+    5: "stream export recognizer",
+    6: "benchmark server transcribe",
 }
 ROW_OF = {module: row for row, modules in ROWS.items() for module in modules.split()}
 WITHOUT_TORCH = "config tokenizer normalize transcript".split()

@@ -13,11 +13,15 @@ import soundfile
 from numpy.typing import NDArray
 from random_model import save_random_model
 
+import asr.batch
+import asr.recognizer
 import asr.transcribe
 from asr.audio import AudioError
+from asr.batch import recognize
 from asr.checkpoint import ModelBundle, load_model
 from asr.config import SearchConfig
-from asr.transcribe import main, recognize, transcribe_file, transcribe_waveforms
+from asr.recognizer import transcribe_file, transcribe_waveforms
+from asr.transcribe import main
 
 RATE = 16000
 Array = NDArray[np.float32]
@@ -70,17 +74,17 @@ def test_nothing_gives_nothing(tiny_bundle: ModelBundle) -> None:
 def test_batches_are_bounded_and_hold_everything_once() -> None:
     generator = np.random.default_rng(0)
     seconds = generator.uniform(0.1, 30.0, 200).tolist()
-    batches = list(asr.transcribe._batches(seconds))
+    batches = list(asr.batch._batches(seconds))
     assert sorted(index for batch in batches for index in batch) == list(range(200))
     assert all(len(b) * max(seconds[i] for i in b) <= 240.0 for b in batches)
     assert len(batches) < 20
-    assert list(asr.transcribe._batches([500.0, 1.0])) == [[0], [1]]
+    assert list(asr.batch._batches([500.0, 1.0])) == [[0], [1]]
 
 
 def test_progress_ends_at_the_whole(
     tiny_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asr.transcribe, "_BATCH_SECONDS", 2.0)
+    monkeypatch.setattr(asr.batch, "_BATCH_SECONDS", 2.0)
     calls: list[tuple[float, float]] = []
     recognize(tiny_bundle, sounds(16000, 32000, 8000), progress=lambda *call: calls.append(call))
     assert calls == [(2.0, 3.5), (3.5, 3.5)]
@@ -259,7 +263,7 @@ def test_ctrl_c_ends_quietly(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(asr.transcribe, "transcribe_waveforms", interrupt)
+    monkeypatch.setattr(asr.recognizer, "transcribe_waveforms", interrupt)
     assert main(["--model", str(tiny_model_dir), str(wav)]) == 130
     assert capsys.readouterr().err == ""
 
