@@ -13,6 +13,7 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
+    -1: "headers media raw",  # file formats, which only audio knows
     0: "config tokenizer normalize transcript audio lengths distributed monitor",
     1: "manifest optimize features augment score model search",
     2: "ctc lm dataset segment align report",
