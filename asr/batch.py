@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asr.checkpoint import ModelBundle
     from asr.config import SearchConfig
+    from asr.decode import Recognition
     from asr.segment import Waveform
 
 Progress = Callable[[float, float], None]  # seconds of audio done, seconds in all
 
-_BATCH_SECONDS = 240.0  # padded audio decoded at once: bounds the memory of any recording
+BATCH_SECONDS = 240.0  # padded audio decoded at once: bounds the memory of any recording
 
 
 def recognize(
@@ -20,8 +21,10 @@ def recognize(
     waveforms: Sequence[Waveform],
     search: SearchConfig | None = None,
     *,
+    words: bool = True,
+    batch_seconds: float = BATCH_SECONDS,
     progress: Progress | None = None,
-) -> list[str]:
+) -> list[Recognition]:
     """Recognise short recordings, those of similar length together.
 
     A text does not depend on what else is in the list.
@@ -30,10 +33,15 @@ def recognize(
         bundle: The model.
         waveforms: Each (N,) at 16 kHz in -1..1, at least one sample, at most some 30 seconds.
         search: How to search; the default is the model's own way.
+        words: Whether to find the times and confidences of words.
+        batch_seconds: Padded audio decoded at once; one recording may be longer.
         progress: Called after each batch.
 
     Returns:
-        The texts, in the order of the waveforms.
+        What was heard, in the order of the waveforms.
+
+    Raises:
+        ValueError: The search settings ask for what their method cannot do.
     """
     import torch
 
@@ -41,9 +49,9 @@ def recognize(
 
     rate = bundle.config.features.sample_rate
     total = sum(len(waveform) for waveform in waveforms) / rate
-    texts = [""] * len(waveforms)
+    found: dict[int, Recognition] = {}
     done = 0.0
-    for batch in _batches([len(waveform) / rate for waveform in waveforms]):
+    for batch in _batches([len(waveform) / rate for waveform in waveforms], batch_seconds):
         num_samples = torch.tensor([len(waveforms[index]) for index in batch])
         padded = torch.zeros(len(batch), int(num_samples.max()))  # (B, N)
         for row, index in enumerate(batch):
@@ -56,20 +64,21 @@ def recognize(
             num_samples.to(bundle.device),
             search or bundle.config.search,
             bundle.language_model,
+            bundle.confidence,
+            words=words,
         )
-        for index, text in zip(batch, results, strict=True):
-            texts[index] = text
+        found.update(zip(batch, results, strict=True))
         done += float(num_samples.sum()) / rate
         if progress is not None:
             progress(done, total)
-    return texts
+    return [found[index] for index in range(len(waveforms))]
 
 
-def _batches(seconds: Sequence[float]) -> Iterator[list[int]]:
-    """Group indices by length, longest first, into at most `_BATCH_SECONDS` padded."""
+def _batches(seconds: Sequence[float], batch_seconds: float) -> Iterator[list[int]]:
+    """Group indices by length, longest first, into at most `batch_seconds` padded."""
     batch: list[int] = []
     for index in sorted(range(len(seconds)), key=lambda index: -seconds[index]):
-        if batch and (len(batch) + 1) * seconds[batch[0]] > _BATCH_SECONDS:
+        if batch and (len(batch) + 1) * seconds[batch[0]] > batch_seconds:
             yield batch
             batch = []
         batch.append(index)

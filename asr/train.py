@@ -272,7 +272,7 @@ class Trainer:
                 found = decode_batch(
                     model, self.features, self.tokenizer, batch.waveform, batch.num_samples, search
                 )
-                texts.update(zip(batch.indices, found, strict=True))
+                texts.update(zip(batch.indices, (heard.text for heard in found), strict=True))
             for part in distributed.gather(texts):
                 texts.update(part)
             # Files that could not be read are left out, and missed in the count of utterances.

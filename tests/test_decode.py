@@ -1,6 +1,7 @@
 """Decoding a batch: every method, and no utterance depends on its neighbours."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -53,12 +54,16 @@ def pad(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
     return padded, torch.tensor([len(w) for w in waveforms])
 
 
+def texts_of(*arguments: Any) -> list[str]:
+    return [heard.text for heard in decode_batch(*arguments)]
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_batch_gives_what_single_utterances_give(
     name: str, parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
 ) -> None:
-    together = decode_batch(*parts, *pad(waveforms), SEARCHES[name])
-    alone = [decode_batch(*parts, *pad([w]), SEARCHES[name])[0] for w in waveforms]
+    together = texts_of(*parts, *pad(waveforms), SEARCHES[name])
+    alone = [texts_of(*parts, *pad([w]), SEARCHES[name])[0] for w in waveforms]
     assert together == alone
     assert len(together) == len(waveforms)
     assert any(together)
@@ -70,7 +75,7 @@ def test_texts_are_never_longer_than_speech_can_be(
     name: str, parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
 ) -> None:
     search = replace(SEARCHES[name], max_chars_per_second=2.0)
-    texts = decode_batch(*parts, *pad(waveforms), search)
+    texts = texts_of(*parts, *pad(waveforms), search)
     for text, waveform in zip(texts, waveforms, strict=True):
         assert len(text) <= 2.0 * len(waveform) / 16000 + 1
 
@@ -88,26 +93,26 @@ def test_a_weight_of_zero_or_one_runs_one_scorer_only(
     with monkeypatch.context() as patch:
         patch.setattr(model.decoder, "forward", never)
         patch.setattr(model.decoder, "start", never)
-        decode_batch(*parts, *pad(waveforms), SEARCHES["beam of CTC alone"])
-        decode_batch(*parts, *pad(waveforms), SEARCHES["ctc"])
+        texts_of(*parts, *pad(waveforms), SEARCHES["beam of CTC alone"])
+        texts_of(*parts, *pad(waveforms), SEARCHES["ctc"])
     with monkeypatch.context() as patch:
         patch.setattr(model, "ctc_log_probs", never)
-        decode_batch(*parts, *pad(waveforms), SEARCHES["beam of attention alone"])
-        decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"])
+        texts_of(*parts, *pad(waveforms), SEARCHES["beam of attention alone"])
+        texts_of(*parts, *pad(waveforms), SEARCHES["greedy"])
 
 
 def test_dropout_is_off_and_the_mode_comes_back(
     parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
 ) -> None:
     model = parts[0]
-    wanted = decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"])
+    wanted = texts_of(*parts, *pad(waveforms), SEARCHES["greedy"])
     model.train()
     try:
-        assert decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"]) == wanted
+        assert texts_of(*parts, *pad(waveforms), SEARCHES["greedy"]) == wanted
         assert model.training
     finally:
         model.eval()
-    decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"])
+    texts_of(*parts, *pad(waveforms), SEARCHES["greedy"])
     assert not model.training
 
 
@@ -128,9 +133,9 @@ def test_a_wide_beam_is_no_worse_than_greedy_by_its_own_score(
         return totals
 
     with torch.inference_mode():
-        greedy = score(decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"]))
+        greedy = score(texts_of(*parts, *pad(waveforms), SEARCHES["greedy"]))
         wide = replace(SEARCHES["beam of attention alone"], beam_size=20)
-        beam = score(decode_batch(*parts, *pad(waveforms), wide))
+        beam = score(texts_of(*parts, *pad(waveforms), wide))
     # Texts that were cut at the longest length, or cleaned of spaces, leave a little play.
     assert all(b >= g - 1.0 for g, b in zip(greedy, beam, strict=True))
 
@@ -147,10 +152,10 @@ def test_the_language_model_pulls_towards_its_text(
     )
     language_model = CharNgramLM(" abc", [unigrams])
     search = replace(SEARCHES["beam"], lm_weight=1.0, length_bonus=1.0)
-    plain = "".join(decode_batch(*parts, *pad(waveforms), search))
-    texts = decode_batch(*parts, *pad(waveforms), search, language_model)
+    plain = "".join(texts_of(*parts, *pad(waveforms), search))
+    texts = texts_of(*parts, *pad(waveforms), search, language_model)
     pulled = "".join(texts)
     assert pulled.count("c") > 0.9 * len(pulled) > 0
     assert plain.count("c") < 0.9 * len(plain)
-    alone = [decode_batch(*parts, *pad([w]), search, language_model)[0] for w in waveforms]
+    alone = [texts_of(*parts, *pad([w]), search, language_model)[0] for w in waveforms]
     assert alone == texts
