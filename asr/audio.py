@@ -128,6 +128,38 @@ def open_audio(
         yield AudioStream(sound.num_channels, sound.seconds, blocks)
 
 
+def open_waveform(
+    waveform: npt.ArrayLike, sample_rate: int, wanted_rate: int = SAMPLE_RATE
+) -> AudioStream:
+    """Read a waveform in memory as if it were a file.
+
+    Args:
+        waveform: (N,) floats in -1..1, or int16.
+        sample_rate: Its rate in Hz.
+        wanted_rate: Of the blocks.
+
+    Raises:
+        ValueError: It has another shape or type, or no samples.
+    """
+    samples = np.asarray(waveform)
+    if samples.ndim != 1 or len(samples) == 0:
+        raise ValueError(f"waveform: found shape {samples.shape}, wanted (N,), one channel")
+    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
+        raise ValueError(f"waveform: found {sample_rate} Hz, wanted {LOWEST_RATE}..{HIGHEST_RATE}")
+    scale = 1.0
+    if samples.dtype == np.int16:
+        scale = 1 / 32768
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(f"waveform: found type {samples.dtype}, wanted floats in -1..1 or int16")
+    blocks = (
+        samples[start : start + _BLOCK_SAMPLES, None].astype(np.float32) * np.float32(scale)
+        for start in range(0, len(samples), _BLOCK_SAMPLES)
+    )
+    seconds = len(samples) / sample_rate
+    mono = _one_channel("waveform", _Sound(sample_rate, 1, seconds, blocks), None)
+    return AudioStream(1, seconds, _resampled("waveform", mono, sample_rate, wanted_rate))
+
+
 def _name(source: Source) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else "standard input"
 
@@ -180,10 +212,10 @@ def _open_pipe(name: str, file: IO[bytes], raw: RawFormat | None) -> Iterator[_S
     if raw is not None:
         yield _raw_sound(name, file, raw, size)
         return
-    with tempfile.TemporaryFile() as copy:  # other formats must be searched
+    # Other formats must be searched. Unbuffered, as in `_open`.
+    with tempfile.TemporaryFile(buffering=0) as copy:
         copy.write(head)
         shutil.copyfileobj(file, copy)
-        copy.flush()
         with _open_file(name, copy) as sound:
             yield sound
 

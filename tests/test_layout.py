@@ -15,13 +15,14 @@ MAX_LINES = 450
 ROWS = {
     -1: "headers media raw",  # file formats, which only audio knows
     0: "config tokenizer normalize transcript audio lengths distributed monitor",
-    1: "manifest optimize features augment score model search vad ctc hotwords subtitles",
-    2: "lm dataset segment align report plot",
+    1: "manifest optimize features augment score model search vad ctc hotwords subtitles inputs",
+    2: "lm dataset segment align report plot outputs",
     3: "confidence loss",
     4: "checkpoint decode",
     5: "batch options train stream export",
     6: "recognizer",
     7: "benchmark server transcribe",
+    8: "__main__",
 }
 ROW_OF = {module: row for row, modules in ROWS.items() for module in modules.split()}
 WITHOUT_TORCH = "config tokenizer normalize transcript".split()
