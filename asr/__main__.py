@@ -26,7 +26,7 @@ COMMANDS = {
     "benchmark": "measure word error rates",
     "manifest": "check one's own training data",
 }
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def _print_completion(arguments: Sequence[str]) -> int:
         complain(f"completion: found {found}, wanted one of {', '.join(SHELLS)}")
         return EXIT_ERROR
     try:
-        import shtab  # writes scripts for three shells out of a parser
+        import shtab  # writes scripts for shells out of a parser
     except ImportError:
         complain("completion: needs the extra `completion`: pip install 'asr[completion]'")
         return EXIT_ERROR
@@ -85,3 +85,7 @@ def _print_completion(arguments: Sequence[str]) -> int:
                 action.complete = kind  # type: ignore[attr-defined]
     print(shtab.complete(everything, arguments[0]))
     return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -51,17 +51,24 @@ class Input:
         return name if self.channel is None else f"{name} channel {self.channel}"
 
 
-def find_inputs(names: Iterable[str]) -> list[Input]:
+def find_inputs(names: Iterable[str]) -> tuple[list[Input], list[str]]:
     """Find the recordings that names stand for, in their order.
 
     Args:
         names: Files as they are; folders, searched through and through for files with the suffix
             of sound; patterns such as "talks/**/*.mp3", where there is no file of that name; "-".
 
-    Raises:
-        InputError: A folder or pattern holds no sound file.
+    Returns:
+        The recordings, and a line for each folder or pattern without any.
     """
-    return [found for name in names for found in _find(name)]
+    inputs: list[Input] = []
+    problems: list[str] = []
+    for name in names:
+        try:
+            inputs += _find(name)
+        except InputError as error:
+            problems.append(str(error))
+    return inputs, problems
 
 
 def _find(name: str) -> Iterator[Input]:

@@ -225,7 +225,11 @@ class _Reporter:
 
 
 def _transcribe_all(args: argparse.Namespace) -> int:
-    inputs = _inputs(args)
+    inputs, problems = _inputs(args)
+    for problem in problems:
+        complain(problem)
+    if not inputs:
+        return EXIT_ERROR
     bundle, search = load_from_arguments(args)
     recognizer = Recognizer(
         bundle,
@@ -246,7 +250,8 @@ def _transcribe_all(args: argparse.Namespace) -> int:
         folder = OutputFolder(args.output_dir, inputs, args.output, settings)
         if args.resume:
             inputs = [item for item in inputs if not folder.is_finished(item)]
-    reporter = _Reporter(inputs, args, folder, since=time.perf_counter())
+    exit_code = EXIT_ERROR if problems else EXIT_OK
+    reporter = _Reporter(inputs, args, folder, exit_code, since=time.perf_counter())
     recordings = (Recording(item.sound, item.channel, args.raw) for item in inputs)
     with _open_screen(len(inputs), args.quiet) as screen:
         for update in recognizer.updates(recordings):
@@ -262,8 +267,8 @@ def _fingerprint(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def _inputs(args: argparse.Namespace) -> list[Input]:
-    """Find the recordings, and refuse options that do not go together."""
+def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
+    """Find recordings, and what is wrong with names; refuse options that contradict each other."""
     names = args.files + (read_list(args.files_from) if args.files_from else [])
     if not names:
         raise InputError("found no FILE, wanted at least one (--help shows examples)")
@@ -271,13 +276,14 @@ def _inputs(args: argparse.Namespace) -> list[Input]:
         raise InputError("-: standard input can be read only once")
     if args.resume and args.output_dir is None:
         raise InputError("--resume: found no --output-dir, wanted the folder of the earlier run")
-    inputs = choose_channels(find_inputs(names), args.channel, args.raw)
+    inputs, problems = find_inputs(names)
+    inputs = choose_channels(inputs, args.channel, args.raw)
     if args.output_dir is None:
         if len(args.output) > 1:
             raise InputError("--output: several formats need --output-dir")
         if len(inputs) > 1 and args.output[0] in _ONE_FILE_FORMATS:
             raise InputError(f"--output {args.output[0]}: several recordings need --output-dir")
-    return inputs
+    return inputs, problems
 
 
 def _channel(text: str) -> int | Literal["all"]:
