@@ -69,12 +69,15 @@ def build_model(config: Config) -> tuple[SpeechModel, LogMel, CharTokenizer]:
     return model, LogMel(config.features), tokenizer
 
 
-def load_model(directory: str | Path | None = None, device: str = "cpu") -> ModelBundle:
+def load_model(
+    directory: str | Path | None = None, device: str = "cpu", *, language_model: bool = True
+) -> ModelBundle:
     """Read a model directory.
 
     Args:
         directory: Where it lies; ``None`` is the model inside the package.
         device: Where its weights go.
+        language_model: Load it as well, if there is one; only a beam search needs it.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit the
@@ -88,8 +91,8 @@ def load_model(directory: str | Path | None = None, device: str = "cpu") -> Mode
         config = config_from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         tokenizer = CharTokenizer.load(folder / TOKENIZER)
         weights = load_file(folder / WEIGHTS)
-        has_lm = (folder / LANGUAGE_MODEL).is_file()
-        language_model = CharNgramLM.load(folder / LANGUAGE_MODEL) if has_lm else None
+        has_lm = language_model and (folder / LANGUAGE_MODEL).is_file()
+        text_model = CharNgramLM.load(folder / LANGUAGE_MODEL) if has_lm else None
         is_fitted = (folder / CONFIDENCE).is_file()
         confidence = ConfidenceModel.load(folder / CONFIDENCE) if is_fitted else None
     except (OSError, ValueError, SafetensorError) as error:
@@ -110,7 +113,7 @@ def load_model(directory: str | Path | None = None, device: str = "cpu") -> Mode
         tokenizer,
         config,
         folder,
-        language_model,
+        text_model,
         confidence,
     )
 

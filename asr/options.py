@@ -124,11 +124,12 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    bundle = load_model(args.model, choose_device(args.device))
-    search = bundle.config.search
-    if args.lm_weight and bundle.language_model is None:
-        raise ValueError(f"--lm-weight: {bundle.directory} has no language model, wanted one")
     preset: dict[str, Any] = args.preset.search if args.preset else {}
+    is_beam = (args.method or preset.get("method", "beam")) == "beam"
+    bundle = load_model(args.model, choose_device(args.device), language_model=is_beam)
+    search = bundle.config.search
+    if is_beam and args.lm_weight and bundle.language_model is None:
+        raise ValueError(f"--lm-weight: {bundle.directory} has no language model, wanted one")
     names = ("beam_size", "ctc_weight", "lm_weight", "length_bonus", "hotword_weight")
     chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.hotwords is not None:
