@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.ctc import best_paths, peak_frames
+from asr.features import LogMel
+from asr.model import SpeechModel
 from asr.tokenizer import CharTokenizer
 
 # Seconds, counted between the beginnings of labels.
@@ -44,6 +46,12 @@ class WordSpan:
     start: float
     end: float
     score: float
+
+
+def label_seconds(model: SpeechModel, features: LogMel) -> float:
+    """Return the time from one CTC label to the next."""
+    frame: float = model.encoder.subsampling * features.config.shift_seconds
+    return frame / model.config.ctc_labels_per_frame
 
 
 @torch.no_grad()

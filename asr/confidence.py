@@ -55,6 +55,37 @@ class ConfidenceModel:
         """Return probabilities (W,) of features (W, F)."""
         return (features @ torch.tensor(self.weights) + self.bias).sigmoid()
 
+    @classmethod
+    def fit(cls, features: Tensor, right: Tensor, penalty: float = 1.0) -> ConfidenceModel:
+        """Fit it to words of which it is known whether they are right.
+
+        Args:
+            features: (W, F) of W words.
+            right: (W,) 1 where a word is right, 0 where not.
+            penalty: Of large weights (ridge, features scaled to deviation 1), against all words
+                together: it matters only where they are few.
+        """
+        features, right = features.double(), right.double()
+        mean, deviation = features.mean(0), features.std(0).clamp(min=1e-6)
+        scaled = (features - mean) / deviation
+        weights = torch.zeros(len(FEATURES) + 1, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            logits = scaled @ weights[1:] + weights[0]
+            errors = torch.nn.functional.binary_cross_entropy_with_logits(
+                logits, right, reduction="sum"
+            )
+            total = (errors + penalty / 2 * (weights[1:] ** 2).sum()) / len(right)
+            total.backward()
+            return total
+
+        optimizer.step(loss)
+        found = weights.detach()
+        plain = found[1:] / deviation
+        return cls(tuple(plain.tolist()), float(found[0] - (plain * mean).sum()))
+
     def save(self, path: str | Path, fitted: str = "") -> None:
         """Write it as JSON; `fitted` says how it was made."""
         weights = dict(zip(FEATURES, self.weights, strict=True))
@@ -81,6 +112,23 @@ class ConfidenceModel:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfidenceError(f"{path}: not a confidence model: {error}") from error
         return cls(values, bias)
+
+
+def calibration_error(confidences: Tensor, right: Tensor, bins: int = 15) -> float:
+    """Return the expected calibration error (Naeini et al., 2015), 0 at best, 1 at worst.
+
+    Words are sorted into bins of equal width by their confidence; in each, the mean confidence
+    should be the share of right words. The differences are weighed by the words in them.
+
+    Args:
+        confidences: (W,) from 0 to 1.
+        right: (W,) 1 where a word is right, 0 where not.
+        bins: Number of bins.
+    """
+    place = (confidences * bins).long().clamp(max=bins - 1)
+    surplus = torch.zeros(bins, dtype=torch.float64)
+    surplus.index_add_(0, place, confidences.double() - right.double())
+    return float(surplus.abs().sum() / max(len(right), 1))
 
 
 @torch.no_grad()
@@ -123,7 +171,7 @@ def word_features(
         for word, values in zip(words, own, strict=True):
             count = len(word.text)
             rows.append([*values, math.log(count), float(count <= 2), *means])
-    return torch.tensor(rows).view(-1, len(FEATURES))
+    return torch.tensor(rows).view(len(rows), len(FEATURES))
 
 
 def _decoder_scores(

@@ -145,7 +145,7 @@ class SearchConfig:
     max_chars_per_second: float = 30.0
     nbest: int = 1  # texts wanted of each utterance; beam search only
     hotwords: tuple[str, ...] = ()  # phrases to listen for, in the alphabet; beam search only
-    hotword_weight: float = 1.0  # nats for each character of a phrase that is there
+    hotword_weight: float = 1.25  # nats for each character of a phrase that is there
 
 
 @dataclass(frozen=True)

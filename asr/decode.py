@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asr.align import WordSpan, align_words
+from asr.align import WordSpan, align_words, label_seconds
 from asr.confidence import ConfidenceModel, word_features
 from asr.config import SearchConfig
 from asr.ctc import CTCPrefixScorer, greedy_decode
@@ -133,12 +133,6 @@ def decode_batch(
         Recognition(text, said, alternatives if search.nbest > 1 else ())
         for text, said, alternatives in zip(texts, heard, nbest, strict=True)
     ]
-
-
-def label_seconds(model: SpeechModel, features: LogMel) -> float:
-    """Return the time from one CTC label to the next."""
-    frame: float = model.encoder.subsampling * features.config.shift_seconds
-    return frame / model.config.ctc_labels_per_frame
 
 
 def _alternatives(

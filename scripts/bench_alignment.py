@@ -21,11 +21,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from asr.align import align_words
+from asr.align import align_words, label_seconds
 from asr.audio import load_audio
 from asr.batch import recognize
 from asr.checkpoint import ModelBundle, load_model
-from asr.decode import label_seconds
 from asr.manifest import read_manifest
 from asr.normalize import normalize_text
 from asr.transcript import Word

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from asr.confidence import FEATURES, ConfidenceModel
 from asr.config import FeatureConfig, ModelConfig, SearchConfig
 from asr.decode import decode_batch
 from asr.features import LogMel
@@ -159,3 +160,61 @@ def test_the_language_model_pulls_towards_its_text(
     assert plain.count("c") < 0.9 * len(plain)
     alone = [texts_of(*parts, *pad([w]), search, language_model)[0] for w in waveforms]
     assert alone == texts
+
+
+def test_the_n_best_texts_come_in_order_and_once(
+    parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
+) -> None:
+    search = replace(SEARCHES["beam"], beam_size=8, nbest=5)
+    best = texts_of(*parts, *pad(waveforms), replace(search, nbest=1))
+    for heard, text in zip(decode_batch(*parts, *pad(waveforms), search), best, strict=True):
+        texts = [other.text for other in heard.nbest]
+        scores = [other.score for other in heard.nbest]
+        assert heard.text == texts[0] == text
+        assert 1 <= len(texts) <= 5 and len(set(texts)) == len(texts)
+        assert scores == sorted(scores, reverse=True)
+    assert all(r.nbest == () for r in decode_batch(*parts, *pad(waveforms), SEARCHES["beam"]))
+
+
+def test_hot_words_are_heard(
+    parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
+) -> None:
+    search = SEARCHES["beam"]
+    plain = " ".join(texts_of(*parts, *pad(waveforms), search)).split()
+    hot = replace(search, hotwords=("cab", "ba cab"), hotword_weight=6.0)
+    texts = texts_of(*parts, *pad(waveforms), hot)
+    assert " ".join(texts).split().count("cab") > plain.count("cab")
+    assert texts == [texts_of(*parts, *pad([w]), hot)[0] for w in waveforms]
+    weightless = replace(hot, hotword_weight=0.0)
+    assert " ".join(texts_of(*parts, *pad(waveforms), weightless)).split() == plain
+
+
+@pytest.mark.parametrize("wish", [{"nbest": 3}, {"hotwords": ("cab",)}])
+@pytest.mark.parametrize("method", ["ctc", "greedy"])
+def test_only_a_beam_has_alternatives_and_hot_words(
+    method: str,
+    wish: dict[str, Any],
+    parts: tuple[SpeechModel, LogMel, CharTokenizer],
+    waveforms: list[Tensor],
+) -> None:
+    with pytest.raises(ValueError, match=rf"method '{method}': found a wish for .*, wanted 'beam'"):
+        decode_batch(*parts, *pad(waveforms), replace(SEARCHES[method], **wish))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_words_have_times_and_confidences(
+    name: str, parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
+) -> None:
+    model = ConfidenceModel((0.5,) + (0.0,) * (len(FEATURES) - 1), 1.0)
+    for confidence in (None, model):
+        found = decode_batch(
+            *parts, *pad(waveforms), SEARCHES[name], confidence=confidence, words=True
+        )
+        for heard, waveform in zip(found, waveforms, strict=True):
+            assert " ".join(word.text for word in heard.words) == heard.text
+            times = [time for word in heard.words for time in (word.start, word.end)]
+            assert times == sorted(times) and all(0 <= t <= len(waveform) / 16000 for t in times)
+            assert all(0 < word.confidence < 1 for word in heard.words)
+            if heard.words:
+                mean = sum(word.confidence for word in heard.words) / len(heard.words)
+                assert heard.confidence == pytest.approx(mean)

@@ -16,8 +16,8 @@ ROWS = {
     -1: "headers media raw",  # file formats, which only audio knows
     0: "config tokenizer normalize transcript audio lengths distributed monitor",
     1: "manifest optimize features augment score model search vad ctc hotwords subtitles inputs",
-    2: "lm dataset segment align report plot outputs",
-    3: "confidence loss",
+    2: "lm dataset segment align report outputs",
+    3: "confidence loss plot",
     4: "checkpoint decode",
     5: "batch options train stream export",
     6: "recognizer",
