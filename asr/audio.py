@@ -22,7 +22,7 @@ from asr import headers
 from asr.media import MediaError, container_name, open_media
 from asr.raw import HIGHEST_RATE, LOWEST_RATE, RawError, RawFormat, read_raw
 
-Samples = npt.NDArray[np.float32]
+Waveform = npt.NDArray[np.float32]
 Source = str | os.PathLike[str] | IO[bytes]
 
 SAMPLE_RATE = 16000
@@ -51,7 +51,7 @@ class AudioStream:
 
     num_channels: int
     seconds: float | None
-    blocks: Iterator[Samples]
+    blocks: Iterator[Waveform]
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,22 @@ class _Sound:
     sample_rate: int
     num_channels: int
     seconds: float | None
-    blocks: Iterator[Samples]
+    blocks: Iterator[Waveform]
 
 
 def load_audio(
-    path: Source, sample_rate: int = SAMPLE_RATE, *, channel: int | None = None
-) -> Samples:
+    path: Source,
+    sample_rate: int = SAMPLE_RATE,
+    *,
+    channel: int | None = None,
+    raw: RawFormat | None = None,
+) -> Waveform:
     """Read a whole sound file as one channel at `sample_rate`; arguments as for `open_audio`.
 
     Returns:
         (N,) waveform in -1..1, never empty.
     """
-    with open_audio(path, sample_rate, channel=channel) as stream:
+    with open_audio(path, sample_rate, channel=channel, raw=raw) as stream:
         return np.concatenate(list(stream.blocks))
 
 
@@ -221,7 +225,7 @@ def _open_pipe(name: str, file: IO[bytes], raw: RawFormat | None) -> Iterator[_S
 
 
 def _raw_sound(name: str, file: IO[bytes], raw: RawFormat, size: int | None) -> _Sound:
-    def blocks() -> Iterator[Samples]:
+    def blocks() -> Iterator[Waveform]:
         try:
             yield from read_raw(file, raw, size, max(1, _BLOCK_SAMPLES // raw.num_channels))
         except RawError as error:
@@ -281,7 +285,7 @@ def _open_soundfile(name: str, file: IO[bytes], head: bytes) -> Iterator[_Sound]
         streamed = sound.frames >= 1 << 62  # FLAC that does not tell
         known = not streamed and (counted or sound.format != "MP3")
 
-        def blocks() -> Iterator[Samples]:
+        def blocks() -> Iterator[Waveform]:
             size, found = max(1, _BLOCK_SAMPLES // channels), 0
             while True:
                 buffer = np.empty((size, channels), dtype=np.float32)
@@ -315,24 +319,22 @@ def _muted() -> Iterator[None]:
 
 def _check_file(path: str | os.PathLike[str], *, pipes: bool = False) -> None:
     place = Path(path)
-    if place.is_dir():
-        raise AudioError(f"{path}: is a folder, wanted a sound file")
     if not place.exists():
         raise AudioError(f"{path}: no such file")
+    if place.is_dir():
+        raise AudioError(f"{path}: is a folder, wanted a sound file")
     if not (place.is_file() or (pipes and place.is_fifo())):
         raise AudioError(f"{path}: is not a regular file, wanted a sound file")
     if place.is_file() and place.stat().st_size == 0:
         raise AudioError(f"{path}: is empty (0 bytes), wanted a sound file")
 
 
-def _one_channel(name: str, sound: _Sound, channel: int | None) -> Iterator[Samples]:
+def _one_channel(name: str, sound: _Sound, channel: int | None) -> Iterator[Waveform]:
     """Yield (n,) blocks of one channel or of the mean of all, checked."""
     found = 0
     for block in sound.blocks:
-        if channel is None:
-            mono = block.mean(axis=1, dtype=np.float32)
-        else:
-            mono = np.ascontiguousarray(block[:, channel - 1])
+        wanted = block if channel is None else block[:, channel - 1 : channel]
+        mono = wanted.mean(axis=1, dtype=np.float32)
         _check_values(name, mono, found, sound.sample_rate)
         found += len(mono)
         yield mono
@@ -340,7 +342,7 @@ def _one_channel(name: str, sound: _Sound, channel: int | None) -> Iterator[Samp
         raise AudioError(f"{name}: holds no samples")
 
 
-def _resampled(name: str, blocks: Iterator[Samples], rate: int, wanted: int) -> Iterator[Samples]:
+def _resampled(name: str, blocks: Iterator[Waveform], rate: int, wanted: int) -> Iterator[Waveform]:
     """Yield the same sound at another rate, without seams between blocks, in -1..1."""
     if rate != wanted:
         blocks = _convert(name, blocks, rate, wanted)
@@ -348,7 +350,7 @@ def _resampled(name: str, blocks: Iterator[Samples], rate: int, wanted: int) -> 
         yield np.clip(block, -1.0, 1.0)
 
 
-def _convert(name: str, blocks: Iterator[Samples], rate: int, wanted: int) -> Iterator[Samples]:
+def _convert(name: str, blocks: Iterator[Waveform], rate: int, wanted: int) -> Iterator[Waveform]:
     import soxr
 
     stream = soxr.ResampleStream(rate, wanted, 1, dtype="float32")
@@ -363,7 +365,7 @@ def _convert(name: str, blocks: Iterator[Samples], rate: int, wanted: int) -> It
         raise AudioError(f"{name}: too short, no samples are left at {wanted} Hz")
 
 
-def _check_values(name: str, waveform: Samples, start: int, rate: int) -> None:
+def _check_values(name: str, waveform: Waveform, start: int, rate: int) -> None:
     finite = np.isfinite(waveform)
     if not finite.all():
         first = int(np.argmin(finite))

@@ -102,6 +102,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="how much each of their characters is worth, in nats (default: 1)",
     )
     group.add_argument(
+        "--nbest",
+        type=positive,
+        metavar="N",
+        help="give the N best texts of each segment, with scores, in --output json",
+    )
+    group.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
@@ -130,7 +136,7 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
     search = bundle.config.search
     if is_beam and args.lm_weight and bundle.language_model is None:
         raise ValueError(f"--lm-weight: {bundle.directory} has no language model, wanted one")
-    names = ("beam_size", "ctc_weight", "lm_weight", "length_bonus", "hotword_weight")
+    names = ("beam_size", "ctc_weight", "lm_weight", "length_bonus", "hotword_weight", "nbest")
     chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.hotwords is not None:
         from asr.hotwords import parse_hotwords

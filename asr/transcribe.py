@@ -43,6 +43,7 @@ from asr.subtitles import FORMATS, format_transcript
 from asr.transcript import Transcript
 
 if TYPE_CHECKING:
+    from asr.checkpoint import ModelBundle
     from asr.outputs import OutputFolder
 
 _ONE_FILE_FORMATS = ("srt", "vtt", "tsv")  # several in a row are no valid file
@@ -142,6 +143,11 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "line for each file, 'FILE: transcript' for several; json: an object a line (default: txt)",
     )
     group.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw what was heard, its words and how sure they are: png, svg or pdf; one recording",
+    )
+    group.add_argument(
         "--output-dir",
         metavar="DIR",
         help="write a file for each recording there, whole or not at all, instead of printing; the "
@@ -162,6 +168,7 @@ class _Reporter:
     inputs: Sequence[Input]
     args: argparse.Namespace
     folder: OutputFolder | None
+    bundle: ModelBundle
     exit_code: int = EXIT_OK
     line_open: bool = False  # a text was printed in part
     since: float = 0.0
@@ -204,6 +211,8 @@ class _Reporter:
             print(format_transcript(transcript, self.args.output[0], item.name), end="", flush=True)
         elif len(self.inputs) > 1:
             print(f"{item.name}: {transcript.to_text()}", flush=True)
+        if self.args.plot is not None:
+            self._plot(item, transcript)
         if self.args.verbose:
             now = time.perf_counter()
             seconds, self.since = now - self.since, now
@@ -213,6 +222,14 @@ class _Reporter:
                 f"{speed:.1f} times real time",
                 file=sys.stderr,
             )
+
+    def _plot(self, item: Input, transcript: Transcript) -> None:
+        from asr.audio import load_audio
+        from asr.plot import plot_transcript
+
+        waveform = load_audio(item.path, channel=item.channel, raw=self.args.raw)
+        parts = (self.bundle.model, self.bundle.features, self.bundle.tokenizer)
+        plot_transcript(self.args.plot, waveform, transcript, *parts)
 
     def _complain(self, item: Input, update: Update) -> None:
         self.exit_code = EXIT_ERROR
@@ -235,7 +252,7 @@ def _transcribe_all(args: argparse.Namespace) -> int:
         bundle,
         search,
         detect_speech=args.vad,
-        words=args.output != ("txt",),
+        words=args.output != ("txt",) or args.plot is not None,
         batch_seconds=args.batch_seconds,
     )
     folder = None
@@ -251,7 +268,7 @@ def _transcribe_all(args: argparse.Namespace) -> int:
         if args.resume:
             inputs = [item for item in inputs if not folder.is_finished(item)]
     exit_code = EXIT_ERROR if problems else EXIT_OK
-    reporter = _Reporter(inputs, args, folder, exit_code, since=time.perf_counter())
+    reporter = _Reporter(inputs, args, folder, bundle, exit_code, since=time.perf_counter())
     recordings = (Recording(item.sound, item.channel, args.raw) for item in inputs)
     with _open_screen(len(inputs), args.quiet) as screen:
         for update in recognizer.updates(recordings):
@@ -278,6 +295,8 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
         raise InputError("--resume: found no --output-dir, wanted the folder of the earlier run")
     inputs, problems = find_inputs(names)
     inputs = choose_channels(inputs, args.channel, args.raw)
+    if args.plot is not None and (len(inputs) > 1 or STDIN in names):
+        raise InputError(f"--plot: found {len(inputs)} recordings, wanted one, and in a file")
     if args.output_dir is None:
         if len(args.output) > 1:
             raise InputError("--output: several formats need --output-dir")
