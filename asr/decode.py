@@ -114,24 +114,18 @@ def decode_batch(
         found = _search(model, encoded, max_tokens, tokenizer, search, language_model)
         nbest = [_alternatives(hypotheses, tokenizer) for hypotheses in found]
         texts = [alternatives[0].text for alternatives in nbest]
-        heard: list[tuple[Word, ...]] = [()] * len(texts)
+        said: list[tuple[Word, ...]] = [()] * len(texts)
         if words:
+            duration = [count / features.config.sample_rate for count in num_samples.tolist()]
             log_probs, lengths = model.ctc_log_probs(encoded)
-            spans = align_words(
-                log_probs,
-                lengths,
-                texts,
-                tokenizer,
-                seconds.tolist(),
-                label_seconds(model, features),
-            )
-            sure = _confidences(model, encoded, spans, tokenizer, language_model, confidence)
-            heard = _words(spans, sure)
+            step = label_seconds(model, features)
+            spans = align_words(log_probs, lengths, texts, tokenizer, duration, step)
+            said = _judge_words(model, encoded, spans, tokenizer, language_model, confidence)
     finally:
         model.train(was_training)
     return [
-        Recognition(text, said, alternatives if search.nbest > 1 else ())
-        for text, said, alternatives in zip(texts, heard, nbest, strict=True)
+        Recognition(text, heard, alternatives if search.nbest > 1 else ())
+        for text, heard, alternatives in zip(texts, said, nbest, strict=True)
     ]
 
 
@@ -147,24 +141,21 @@ def _alternatives(
     return tuple(Alternative(text, score) for text, score in scores.items())
 
 
-def _confidences(
+def _judge_words(
     model: SpeechModel,
     encoded: EncoderOutput,
     utterances: list[list[WordSpan]],
     tokenizer: CharTokenizer,
     language_model: CharNgramLM | None,
     confidence: ConfidenceModel | None,
-) -> list[float]:
-    """Return how sure each word of the batch is, one after the other."""
+) -> list[tuple[Word, ...]]:
+    """Add to the words of each utterance how sure they are."""
     if confidence is None:
         scores = torch.tensor([span.score for spans in utterances for span in spans])
-        return scores.exp().clamp(max=1.0).tolist()
-    table = word_features(model.decoder, encoded, utterances, tokenizer, language_model)
-    return confidence(table).tolist()
-
-
-def _words(utterances: list[list[WordSpan]], confidences: list[float]) -> list[tuple[Word, ...]]:
-    sure = iter(confidences)
+        sure = iter(scores.exp().clamp(max=1.0).tolist())
+    else:
+        table = word_features(model.decoder, encoded, utterances, tokenizer, language_model)
+        sure = iter(confidence(table).tolist())
     return [
         tuple(Word(span.text, span.start, span.end, next(sure)) for span in spans)
         for spans in utterances

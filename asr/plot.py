@@ -15,6 +15,7 @@ from asr.transcript import Segment, Transcript
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from asr.segment import Waveform
 
@@ -57,41 +58,47 @@ def plot_transcript(
         PlotError: Matplotlib is missing, nothing was said, or the suffix is none that it knows.
         OSError: The file cannot be written.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PlotError(
-            "pictures: found no matplotlib; pip install 'asr[plot]' brings it"
-        ) from error
+    figure_class, suffixes = _import_matplotlib()
+    suffix = Path(path).suffix.lstrip(".").lower()
+    if suffix not in suffixes:
+        raise PlotError(f"{path}: found suffix {suffix!r}, wanted png, svg or pdf")
     segments = [segment for segment in transcript.segments if segment.words]
     if not segments:
         raise PlotError(f"{path}: found no words in the transcript, wanted some to draw")
     shown = segments[:MAX_SEGMENTS]
     longest = max(segment.end - segment.start for segment in shown)
     width = min(max(_INCHES_PER_SECOND * longest, _MIN_INCHES), _MAX_INCHES)
-    figure = Figure((width, (sum(_HEIGHTS) + 0.75) * len(shown) + 0.6), layout="constrained")
-    suffix = Path(path).suffix.lstrip(".").lower()
-    if suffix not in FigureCanvasAgg(figure).get_supported_filetypes():
-        raise PlotError(f"{path}: found suffix {suffix!r}, wanted png, svg or pdf")
+    height = (sum(_HEIGHTS) + 0.75) * len(shown) + 0.6
+    figure = figure_class((width, height), layout="constrained")
+    if len(shown) < len(segments):
+        title = f"{title} (the first {len(shown)} of {len(segments)} pieces)".lstrip()
+    if title:
+        figure.suptitle(title, fontsize=12, color=_INK, x=0.01, ha="left")
     rate = features.config.sample_rate
-    with matplotlib.rc_context({"font.family": "sans-serif", "font.size": 9}):
-        parts = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
-        for part, segment in zip(parts, shown, strict=True):
-            first, last = round(segment.start * rate), round(segment.end * rate)
-            piece = torch.as_tensor(waveform[first:last])
-            _draw_segment(part, segment, piece, model, features, tokenizer, longest)
-        left_out = f" (the first {len(shown)} of {len(segments)} pieces)"
-        heading = title + (left_out if len(shown) < len(segments) else "")
-        if heading:
-            figure.suptitle(heading, fontsize=12, color=_INK, x=0.01, ha="left")
-        temporary = Path(path).with_name(f".{Path(path).name[:200]}.tmp")
-        try:
-            figure.savefig(temporary, format=suffix, dpi=110, facecolor="white")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    for part, segment in zip(
+        figure.subfigures(len(shown), 1, squeeze=False)[:, 0], shown, strict=True
+    ):
+        first, last = round(segment.start * rate), round(segment.end * rate)
+        piece = torch.as_tensor(waveform[first:last])
+        _draw_segment(part, segment, piece, model, features, tokenizer, longest)
+    temporary = Path(path).with_name(f".{Path(path).name[:200]}.tmp")
+    try:
+        figure.savefig(temporary, format=suffix, dpi=110, facecolor="white")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _import_matplotlib() -> tuple[type[Figure], set[str]]:
+    """Return the class of figures, and the suffixes of files that one can be written to."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PlotError(
+            "pictures: found no matplotlib; pip install 'asr[plot]' brings it"
+        ) from error
+    return Figure, set(FigureCanvasAgg.filetypes)
 
 
 @torch.inference_mode()
@@ -145,7 +152,7 @@ def _draw_words(axes: Axes, segment: Segment) -> None:
             )
         )  # fmt: skip
         room = 72 * _INCHES_PER_SECOND * (word.end - word.start)  # points
-        size = min(10.0, max(5.0, room / (0.56 * len(word.text))))
+        size = min(10.0, max(6.0, room / (0.56 * len(word.text))))
         middle = (word.start + word.end) / 2
         axes.text(middle, 0.6, word.text, ha="center", va="center", fontsize=size, color=_INK)
         axes.text(
