@@ -3,7 +3,8 @@
 The log-probabilities of a network are no probabilities of being right: it is too sure of what it
 mishears. A logistic regression over a few of them is, once `scripts/calibrate_confidence.py` has
 fitted it to words of which it is known whether they are right. Its weights lie in the model
-directory, and hold for the network, language model and search settings that they were fitted to.
+directory, and hold for the network, language model and search settings that they were fitted to;
+where the language model is not loaded, because the search needs none, they are a little worse.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _OWN = (
 )
 _LENGTH = ("length", "short")  # log of the number of characters; 1 if they are one or two
 # A word in an utterance that goes badly is less likely to be right.
-FEATURES = (*_OWN, *_LENGTH, *(f"{name}_of_utterance" for name in _OWN))
+_OF_UTTERANCE = tuple(f"{name}_of_utterance" for name in _OWN)
+FEATURES = (*_OWN, *_LENGTH, *_OF_UTTERANCE, "no_lm")  # 1 without a language model
 
 
 class ConfidenceError(ValueError):
@@ -114,6 +116,14 @@ class ConfidenceModel:
         return cls(values, bias)
 
 
+def without_language_model(features: Tensor) -> Tensor:
+    """Return features (W, F) as they would be without a language model."""
+    blind = features.clone()
+    blind[:, [FEATURES.index("lm"), FEATURES.index("lm_of_utterance")]] = 0.0
+    blind[:, FEATURES.index("no_lm")] = 1.0
+    return blind
+
+
 def calibration_error(confidences: Tensor, right: Tensor, bins: int = 15) -> float:
     """Return the expected calibration error (Naeini et al., 2015), 0 at best, 1 at worst.
 
@@ -152,7 +162,7 @@ def word_features(
     encoded_texts = [torch.tensor([*tokenizer.encode(t), tokenizer.eos_id]) for t in texts]
     targets = pad_sequence(encoded_texts, batch_first=True)  # (B, U)
     chosen, entropy = _decoder_scores(decoder, encoded, targets, tokenizer.sos_id)
-    of_text = torch.zeros_like(chosen)
+    of_text, no_lm = torch.zeros_like(chosen), float(language_model is None)
     if language_model is not None:
         of_text = language_model.score_texts(texts)
     sums = torch.stack([chosen, entropy, of_text]).double().cumsum(2)  # (3, B, U)
@@ -170,7 +180,7 @@ def word_features(
         means = [sum(column) / len(own) for column in zip(*own, strict=True)]
         for word, values in zip(words, own, strict=True):
             count = len(word.text)
-            rows.append([*values, math.log(count), float(count <= 2), *means])
+            rows.append([*values, math.log(count), float(count <= 2), *means, no_lm])
     return torch.tensor(rows).view(len(rows), len(FEATURES))
 
 

@@ -17,6 +17,7 @@ from asr.confidence import (
     ConfidenceError,
     ConfidenceModel,
     calibration_error,
+    without_language_model,
     word_features,
 )
 from asr.model import EncoderOutput
@@ -59,6 +60,7 @@ def test_features_are_what_the_decoder_says_step_by_step(bundle: ModelBundle) ->
         count = last - first
         assert found["decoder"] == pytest.approx(sum(log_probs[first:last]) / count, abs=1e-4)
         assert found["entropy"] == pytest.approx(sum(entropies[first:last]) / count, abs=1e-4)
+        assert found["no_lm"] == 1.0
         assert found["ctc"] == pytest.approx(-0.1 * row) and found["lm"] == 0.0
         assert found["length"] == pytest.approx(math.log(count - 1))
         assert found["short"] == float(count - 1 <= 2)
@@ -68,6 +70,25 @@ def test_features_are_what_the_decoder_says_step_by_step(bundle: ModelBundle) ->
         bundle.model.decoder, encode(bundle, [16000]), [spans(texts[0])], tokenizer
     )
     assert torch.allclose(alone, table[:4], atol=1e-4)
+
+
+class Reader:
+    """A language model to which the n-th character of a text costs n nats."""
+
+    def score_texts(self, texts: list[str]) -> torch.Tensor:
+        scores = torch.zeros(len(texts), max(map(len, texts)) + 1)
+        for row, text in enumerate(texts):
+            scores[row, : len(text) + 1] = -torch.arange(1.0, len(text) + 2)
+        return scores
+
+
+def test_the_language_model_says_whole_words(bundle: ModelBundle) -> None:
+    encoded, tokenizer = encode(bundle, [16000]), bundle.tokenizer
+    parts = (bundle.model.decoder, encoded, [spans("ab c")], tokenizer)
+    read, blind = word_features(*parts, Reader()), word_features(*parts)
+    assert read[:, FEATURES.index("lm")].tolist() == [-6.0, -9.0]
+    assert read[:, FEATURES.index("lm_of_utterance")].tolist() == [-7.5, -7.5]
+    assert torch.equal(without_language_model(read), blind)
 
 
 def test_utterances_without_words(bundle: ModelBundle) -> None:

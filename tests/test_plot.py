@@ -59,6 +59,7 @@ def test_what_cannot_be_drawn(bundle: ModelBundle, transcript: Transcript, tmp_p
 def test_without_matplotlib_the_extra_is_named(
     bundle: ModelBundle, transcript: Transcript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(PlotError, match=r"found no matplotlib; pip install 'asr\[plot\]'"):
         draw(tmp_path / "talk.png", transcript, bundle)
