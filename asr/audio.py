@@ -3,28 +3,36 @@
 python -c "from asr.audio import load_audio; print(load_audio('talk.mp3').shape)"
 """
 
-import io
 import os
-import struct
+import shutil
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
+from asr import headers
+from asr.media import MediaError, container_name, open_media
+from asr.raw import HIGHEST_RATE, LOWEST_RATE, RawError, RawFormat, read_raw
+
+Waveform = npt.NDArray[np.float32]
+Source = str | os.PathLike[str] | IO[bytes]
+
 SAMPLE_RATE = 16000
 
-_BLOCK_SAMPLES = 1 << 20
-# Outside this range a rate is a damaged header, and resampling from 1 Hz would eat all memory.
-_LOWEST_RATE, _HIGHEST_RATE = 1000, 1_000_000
+_BLOCK_SAMPLES = 1 << 17  # of one channel: 8 s at 16 kHz
 # Overs of lossy codecs stay near 1; beyond this the numbers are integers stored as floats.
 _HIGHEST_PEAK = 4.0
 _UNRECOGNISED_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT of libsndfile
-_LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
+_MP3_SLACK_SECONDS = 0.1  # encoders count the padding of the last frames differently
+_STDERR = threading.Lock()
 
 
 class AudioError(ValueError):
@@ -32,54 +40,44 @@ class AudioError(ValueError):
 
 
 @dataclass(frozen=True)
-class _WavData:
-    """Place and size of the data chunk of a WAV file, in bytes."""
+class AudioStream:
+    """An open sound file.
 
-    start: int
-    declared: int
-    found: int
-    bytes_per_second: int
-    unfinished: bool  # the header was written before the length was known
+    Attributes:
+        num_channels: In the file.
+        seconds: Its length by the header; None where the header does not tell.
+        blocks: (n,) waveforms in -1..1, one after the other, at the wanted rate.
+    """
 
-    @property
-    def truncated(self) -> bool:
-        return not self.unfinished and self.found < self.declared
+    num_channels: int
+    seconds: float | None
+    blocks: Iterator[Waveform]
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """What a decoder found: as `AudioStream`, but at its own rate, and (n, C) blocks."""
+
+    sample_rate: int
+    num_channels: int
+    seconds: float | None
+    blocks: Iterator[Waveform]
 
 
 def load_audio(
-    path: str | os.PathLike[str], sample_rate: int = SAMPLE_RATE
-) -> npt.NDArray[np.float32]:
-    """Read a sound file (wav, flac, ogg, opus, mp3) as one channel at `sample_rate`.
-
-    Args:
-        path: the file; any sample rate, any number of channels (they are averaged).
-        sample_rate: wanted rate in Hz.
+    path: Source,
+    sample_rate: int = SAMPLE_RATE,
+    *,
+    channel: int | None = None,
+    raw: RawFormat | None = None,
+) -> Waveform:
+    """Read a whole sound file as one channel at `sample_rate`; arguments as for `open_audio`.
 
     Returns:
         (N,) waveform in -1..1, never empty.
-
-    Raises:
-        AudioError: the file is missing, a folder, empty, no sound file, truncated,
-            damaged, or holds no samples, or samples that are not finite.
     """
-    with _open_sound(path) as (sound, length_known):
-        rate, blocks = int(sound.samplerate), list(_mono_blocks(sound))
-        # A tenth of a second: encoders count the padding of the last MP3 frames differently.
-        slack = 0.1 * rate if sound.format == "MP3" else 0
-        found = sum(len(block) for block in blocks)
-        if length_known and found + slack < sound.frames:
-            raise _truncated(path, found / rate, sound.frames / rate)
-    if found == 0:
-        raise AudioError(f"{path}: holds no samples")
-    waveform = np.concatenate(blocks)
-    _check_values(path, waveform, rate)
-    if rate != sample_rate:
-        import soxr
-
-        waveform = soxr.resample(waveform, rate, sample_rate)
-        if len(waveform) == 0:
-            raise AudioError(f"{path}: too short, no samples are left at {sample_rate} Hz")
-    return np.clip(waveform, -1.0, 1.0).astype(np.float32, copy=False)
+    with open_audio(path, sample_rate, channel=channel, raw=raw) as stream:
+        return np.concatenate(list(stream.blocks))
 
 
 def audio_duration(path: str | os.PathLike[str]) -> float:
@@ -88,189 +86,314 @@ def audio_duration(path: str | os.PathLike[str]) -> float:
     A file whose header does not tell (MP3 without a Xing frame, streamed FLAC) is decoded.
 
     Raises:
-        AudioError: as `load_audio`, as far as the header shows it.
+        AudioError: as `open_audio`, as far as the header shows it.
     """
-    with _open_sound(path) as (sound, length_known):
-        if length_known:
-            frames = int(sound.frames)
-        else:
-            frames = sum(len(block) for block in _mono_blocks(sound))
-        if frames == 0:
+    with _open(path, None) as sound:
+        seconds = sound.seconds
+        if seconds is None:
+            seconds = sum(len(block) for block in sound.blocks) / sound.sample_rate
+        if seconds == 0:
             raise AudioError(f"{path}: holds no samples")
-        return frames / float(sound.samplerate)
+        return seconds
 
 
 @contextmanager
-def _open_sound(path: str | os.PathLike[str]) -> Iterator[tuple[Any, bool]]:
-    """Open `path` as a soundfile.SoundFile, and tell whether its header knows the length.
+def open_audio(
+    source: Source,
+    sample_rate: int = SAMPLE_RATE,
+    *,
+    channel: int | None = None,
+    raw: RawFormat | None = None,
+) -> Iterator[AudioStream]:
+    """Open a sound file of any length, to be read block by block.
 
-    Every failure, here or while the caller reads, becomes an AudioError.
+    wav, flac, ogg, opus and mp3 always; m4a, mp4, webm, mkv, aac and others with the extra
+    `media`. A WAV file that was still growing when its header was written is read to its end.
+
+    Args:
+        source: Path, or a binary file that need not be searchable, such as standard input; any
+            sample rate, any number of channels.
+        sample_rate: Wanted rate in Hz.
+        channel: The wanted one, from 1 on; None takes the mean of all.
+        raw: The format of samples without a header.
+
+    Raises:
+        AudioError: The file is missing, a folder, empty, no sound file, truncated, damaged, or
+            holds no samples, or samples that are not finite. Some of these are found only when
+            the blocks are read.
     """
+    name = _name(source)
+    with _open(source, raw) as sound:
+        if channel is not None and not 1 <= channel <= sound.num_channels:
+            found = f"found {sound.num_channels} channels"
+            raise AudioError(f"{name}: {found}, wanted channel {channel}")
+        blocks = _one_channel(name, sound, channel)
+        blocks = _resampled(name, blocks, sound.sample_rate, sample_rate)
+        yield AudioStream(sound.num_channels, sound.seconds, blocks)
+
+
+def open_waveform(
+    waveform: npt.ArrayLike, sample_rate: int, wanted_rate: int = SAMPLE_RATE
+) -> AudioStream:
+    """Read a waveform in memory as if it were a file.
+
+    Args:
+        waveform: (N,) floats in -1..1, or int16.
+        sample_rate: Its rate in Hz.
+        wanted_rate: Of the blocks.
+
+    Raises:
+        ValueError: It has another shape or type, or no samples.
+    """
+    samples = np.asarray(waveform)
+    if samples.ndim != 1 or len(samples) == 0:
+        raise ValueError(f"waveform: found shape {samples.shape}, wanted (N,), one channel")
+    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
+        raise ValueError(f"waveform: found {sample_rate} Hz, wanted {LOWEST_RATE}..{HIGHEST_RATE}")
+    scale = 1.0
+    if samples.dtype == np.int16:
+        scale = 1 / 32768
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise ValueError(f"waveform: found type {samples.dtype}, wanted floats in -1..1 or int16")
+    blocks = (
+        samples[start : start + _BLOCK_SAMPLES, None].astype(np.float32) * np.float32(scale)
+        for start in range(0, len(samples), _BLOCK_SAMPLES)
+    )
+    seconds = len(samples) / sample_rate
+    mono = _one_channel("waveform", _Sound(sample_rate, 1, seconds, blocks), None)
+    return AudioStream(1, seconds, _resampled("waveform", mono, sample_rate, wanted_rate))
+
+
+def _name(source: Source) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else "standard input"
+
+
+@contextmanager
+def _open(source: Source, raw: RawFormat | None) -> Iterator[_Sound]:
+    """Open a source with the decoder that knows it; every failure becomes an AudioError."""
+    name = _name(source)
+    try:
+        if not isinstance(source, str | os.PathLike):
+            with _open_pipe(name, source, raw) as sound:
+                yield sound
+        elif Path(source).is_fifo() or raw is not None:
+            _check_file(source, pipes=True)
+            with open(source, "rb") as pipe, _open_pipe(name, pipe, raw) as sound:
+                yield sound
+        else:
+            _check_file(source)
+            # Unbuffered: libsndfile shares the descriptor and starts at its position.
+            with open(source, "rb", buffering=0) as file, _open_file(name, file) as sound:
+                yield sound
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from error
+
+
+@contextmanager
+def _open_pipe(name: str, file: IO[bytes], raw: RawFormat | None) -> Iterator[_Sound]:
+    """Open a file that can only be read once: raw samples and WAV as they come."""
+    head, size = b"", None
+    if raw is None:
+        head = file.read(12)
+        if not head:
+            raise AudioError(f"{name}: is empty (0 bytes), wanted a sound file")
+        kept = bytearray(head)
+        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+
+            def read(count: int) -> bytes:
+                content = file.read(count)
+                kept.extend(content)
+                return content
+
+            found = headers.read_wav_format(read)
+            if found is not None:
+                size = found.size
+                try:
+                    raw = RawFormat(found.encoding, found.sample_rate, found.num_channels)
+                except RawError as error:
+                    raise AudioError(f"{name}: its header is damaged ({error})") from error
+        head = bytes(kept)
+    if raw is not None:
+        yield _raw_sound(name, file, raw, size)
+        return
+    # Other formats must be searched. Unbuffered, as in `_open`.
+    with tempfile.TemporaryFile(buffering=0) as copy:
+        copy.write(head)
+        shutil.copyfileobj(file, copy)
+        with _open_file(name, copy) as sound:
+            yield sound
+
+
+def _raw_sound(name: str, file: IO[bytes], raw: RawFormat, size: int | None) -> _Sound:
+    def blocks() -> Iterator[Waveform]:
+        try:
+            yield from read_raw(file, raw, size, max(1, _BLOCK_SAMPLES // raw.num_channels))
+        except RawError as error:
+            raise AudioError(f"{name}: {error}") from error
+
+    seconds = None if size is None else size // raw.frame_bytes / raw.sample_rate
+    return _Sound(raw.sample_rate, raw.num_channels, seconds, blocks())
+
+
+@contextmanager
+def _open_file(name: str, file: IO[bytes]) -> Iterator[_Sound]:
+    """Open a searchable file with libsndfile, or else with PyAV."""
     import soundfile
 
-    _check_file(path)
+    file.seek(0)
+    head = file.read(16)
+    container = container_name(head)
     try:
-        # Unbuffered: libsndfile shares the descriptor and starts at its position.
-        with open(path, "rb", buffering=0) as file, _mpg123_muted(file):
-            counted = _has_xing_frame(file)
-            _check_ogg_end(path, file)
-            source = _repaired_wav(path, file)
-            file.seek(0)
-            # The descriptor, not the name: soundfile would take the format from ".raw".
-            with soundfile.SoundFile(source or file.fileno(), closefd=source is not None) as sound:
-                if not _LOWEST_RATE <= sound.samplerate <= _HIGHEST_RATE:
-                    wanted = f"wanted {_LOWEST_RATE}..{_HIGHEST_RATE} Hz"
-                    raise AudioError(f"{path}: its header says {sound.samplerate} Hz, {wanted}")
-                # soundfile seeks after every read, which fails at the end of streamed FLAC.
-                sound.seekable = lambda: False
-                streamed = sound.frames >= 1 << 62  # FLAC that does not tell
-                yield sound, not streamed and (counted or sound.format != "MP3")
+        if container is None:
+            with _open_soundfile(name, file, head) as sound:
+                yield sound
+            return
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
-        if error.code == _UNRECOGNISED_FORMAT:
-            wanted = "wanted wav, flac, ogg, opus or mp3"
-            raise AudioError(f"{path}: is in no known sound format, {wanted}") from error
-        raise AudioError(f"{path}: truncated or damaged ({reason})") from error
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+        if error.code != _UNRECOGNISED_FORMAT:
+            raise AudioError(f"{name}: truncated or damaged ({reason})") from error
+        wanted = "wanted wav, flac, ogg, opus, mp3, or m4a, mp4, webm, mkv, aac with `media`"
+        raise AudioError(f"{name}: is in no known sound format, {wanted}") from error
+    try:
+        with open_media(file) as media:
+            yield _Sound(media.sample_rate, media.num_channels, media.seconds, media.blocks)
+    except MediaError as error:
+        raise AudioError(f"{name}: {container}: {error}") from error
 
 
 @contextmanager
-def _mpg123_muted(file: IO[bytes]) -> Iterator[None]:
-    """Keep libsndfile's MP3 decoder from writing warnings of its own to the process's stderr."""
-    head = file.read(2)
-    if not (head == b"ID" or head[:1] == b"\xff"):
-        yield
-        return
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
+def _open_soundfile(name: str, file: IO[bytes], head: bytes) -> Iterator[_Sound]:
+    import soundfile
+
+    # libsndfile's MP3 decoder writes warnings of its own to the process's stderr.
+    muted = _muted if head[:2] == b"ID" or head[:1] == b"\xff" else nullcontext
+    counted = headers.has_xing_frame(file)
+    if headers.ends_inside_ogg_page(file):
+        raise AudioError(f"{name}: truncated: ends inside an Ogg page")
+    source = _repaired_wav(name, file)
+    file.seek(0)
+    with muted():
+        # The descriptor, not the name: soundfile would take the format from ".raw".
+        sound = soundfile.SoundFile(source or file.fileno(), closefd=source is not None)
+    with sound:
+        rate, channels = int(sound.samplerate), int(sound.channels)
+        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+            wanted = f"wanted {LOWEST_RATE}..{HIGHEST_RATE} Hz"
+            raise AudioError(f"{name}: its header says {rate} Hz, {wanted}")
+        # soundfile seeks after every read, which fails at the end of streamed FLAC.
+        sound.seekable = lambda: False
+        streamed = sound.frames >= 1 << 62  # FLAC that does not tell
+        known = not streamed and (counted or sound.format != "MP3")
+
+        def blocks() -> Iterator[Waveform]:
+            size, found = max(1, _BLOCK_SAMPLES // channels), 0
+            while True:
+                buffer = np.empty((size, channels), dtype=np.float32)
+                with muted():
+                    block = sound.read(out=buffer)
+                if not len(block):
+                    break
+                found += len(block)
+                yield block
+            slack = _MP3_SLACK_SECONDS * rate if sound.format == "MP3" else 0
+            if known and found + slack < sound.frames:
+                raise _truncated(name, found / rate, sound.frames / rate)
+
+        yield _Sound(rate, channels, sound.frames / rate if known else None, blocks())
 
 
-def _check_file(path: str | os.PathLike[str]) -> None:
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Close the process's stderr for a moment, one thread at a time."""
+    with _STDERR:
+        sys.stderr.flush()
+        kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(null)
+
+
+def _check_file(path: str | os.PathLike[str], *, pipes: bool = False) -> None:
     place = Path(path)
-    try:
-        if place.is_dir():
-            raise AudioError(f"{path}: is a folder, wanted a sound file")
-        if not place.exists():
-            raise AudioError(f"{path}: no such file")
-        if not place.is_file():
-            raise AudioError(f"{path}: is not a regular file, wanted a sound file")
-        if place.stat().st_size == 0:
-            raise AudioError(f"{path}: is empty (0 bytes), wanted a sound file")
-    except OSError as error:  # a folder without permission, a name too long
-        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+    if not place.exists():
+        raise AudioError(f"{path}: no such file")
+    if place.is_dir():
+        raise AudioError(f"{path}: is a folder, wanted a sound file")
+    if not (place.is_file() or (pipes and place.is_fifo())):
+        raise AudioError(f"{path}: is not a regular file, wanted a sound file")
+    if place.is_file() and place.stat().st_size == 0:
+        raise AudioError(f"{path}: is empty (0 bytes), wanted a sound file")
 
 
-def _mono_blocks(sound: Any) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield the file as (n,) blocks, so that a header that lies cannot ask for all memory."""
-    size = max(1, _BLOCK_SAMPLES // sound.channels)
-    buffer = np.empty((size, sound.channels), dtype=np.float32)
-    while len(block := sound.read(out=buffer)):
-        yield block.mean(axis=1, dtype=np.float32)
+def _one_channel(name: str, sound: _Sound, channel: int | None) -> Iterator[Waveform]:
+    """Yield (n,) blocks of one channel or of the mean of all, checked."""
+    found = 0
+    for block in sound.blocks:
+        wanted = block if channel is None else block[:, channel - 1 : channel]
+        mono = wanted.mean(axis=1, dtype=np.float32)
+        _check_values(name, mono, found, sound.sample_rate)
+        found += len(mono)
+        yield mono
+    if found == 0:
+        raise AudioError(f"{name}: holds no samples")
 
 
-def _check_values(
-    path: str | os.PathLike[str], waveform: npt.NDArray[np.float32], rate: int
-) -> None:
+def _resampled(name: str, blocks: Iterator[Waveform], rate: int, wanted: int) -> Iterator[Waveform]:
+    """Yield the same sound at another rate, without seams between blocks, in -1..1."""
+    if rate != wanted:
+        blocks = _convert(name, blocks, rate, wanted)
+    for block in blocks:
+        yield np.clip(block, -1.0, 1.0)
+
+
+def _convert(name: str, blocks: Iterator[Waveform], rate: int, wanted: int) -> Iterator[Waveform]:
+    import soxr
+
+    stream = soxr.ResampleStream(rate, wanted, 1, dtype="float32")
+    any_left = False
+    for block in chain(blocks, [None]):
+        last = block is None
+        result = stream.resample_chunk(np.zeros(0, np.float32) if block is None else block, last)
+        if len(result):
+            any_left = True
+            yield result
+    if not any_left:
+        raise AudioError(f"{name}: too short, no samples are left at {wanted} Hz")
+
+
+def _check_values(name: str, waveform: Waveform, start: int, rate: int) -> None:
     finite = np.isfinite(waveform)
     if not finite.all():
         first = int(np.argmin(finite))
-        found = f"the sample at {first / rate:.3f} s is {waveform[first]}"
-        raise AudioError(f"{path}: {found}, wanted a finite number")
-    peak = float(np.abs(waveform).max())
+        found = f"the sample at {(start + first) / rate:.3f} s is {waveform[first]}"
+        raise AudioError(f"{name}: {found}, wanted a finite number")
+    peak = float(np.abs(waveform).max(initial=0.0))
     if peak > _HIGHEST_PEAK:
         raise AudioError(
-            f"{path}: samples reach {peak:g}, wanted -1..1 (integers stored as floats?)"
+            f"{name}: samples reach {peak:g}, wanted -1..1 (integers stored as floats?)"
         )
 
 
-def _has_xing_frame(file: IO[bytes]) -> bool:
-    """Tell whether an MP3 counts its frames; without, the length is guessed from the bit rate."""
-    file.seek(0)
-    head = file.read(512)
-    if head[:3] == b"ID3" and len(head) >= 10:  # tags come first; their size in 4 x 7 bits
-        shifts = (21, 14, 7, 0)
-        size = sum((b & 0x7F) << shift for b, shift in zip(head[6:10], shifts, strict=True))
-        file.seek(10 + size)
-        head = file.read(512)
-    return b"Xing" in head or b"Info" in head
-
-
-def _truncated(path: str | os.PathLike[str], found: float, declared: float) -> AudioError:
-    # Enough decimals to see the difference when only a few samples are missing.
-    digits = 2 if declared - found >= 0.01 else 6
-    return AudioError(
-        f"{path}: truncated: found {found:.{digits}f} s, header says {declared:.{digits}f} s"
-    )
-
-
-def _repaired_wav(path: str | os.PathLike[str], file: IO[bytes]) -> IO[bytes] | None:
-    """Check the length of a WAV file; return a copy with its size filled in where it says 0.
-
-    libsndfile reads what is there and keeps quiet about what is missing. A size of "unknown"
-    it reads to the end, but 0, left by programs that were stopped, it takes literally.
-    """
-    data = _find_wav_data(file)
+def _repaired_wav(name: str, file: IO[bytes]) -> headers.RepairedWav | None:
+    """Check the length of a WAV file; return it read to its end where its header knows less."""
+    data = headers.find_wav_data(file)
     if data is None:
         return None
     if data.truncated:
         rate = max(data.bytes_per_second, 1)
-        raise _truncated(path, data.found / rate, data.declared / rate)
-    if not (data.unfinished and data.declared == 0 and data.found > 0):
-        return None
-    file.seek(0)
-    copy = bytearray(file.read())
-    copy[data.start - 4 : data.start] = struct.pack("<I", min(data.found, 0xFFFFFFFF))
-    return io.BytesIO(bytes(copy))
-
-
-def _find_wav_data(file: IO[bytes]) -> _WavData | None:
-    """Find the data chunk of a RIFF file; None for other formats and for broken headers."""
-    file_size = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    head = file.read(12)
-    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return None
-    riff_size = int.from_bytes(head[4:8], "little")
-    bytes_per_second, place = 0, 12
-    while place + 8 <= file_size:
-        file.seek(place)
-        name, size = struct.unpack("<4sI", file.read(8))
-        place += 8
-        if name == b"fmt ":
-            bytes_per_second = int.from_bytes(file.read(16)[8:12], "little")
-        if name == b"data":
-            found = file_size - place
-            # A true size of 0 has nothing, or other chunks inside the RIFF size, behind it.
-            stopped = size == 0 and (_is_unknown(riff_size) or 8 + riff_size <= place)
-            unfinished = stopped or (size > 0 and _is_unknown(size))
-            return _WavData(place, size, found, bytes_per_second, unfinished)
-        place += size + size % 2
+        raise _truncated(name, data.found / rate, data.declared / rate)
+    if data.unfinished and data.found > 0:
+        return headers.RepairedWav(file, data)
     return None
 
 
-def _is_unknown(size: int) -> bool:
-    """Tell the sizes that programs write to a pipe: 0, all ones, or just under 2 GiB."""
-    return size == 0 or size >= 0xFFFFFF00 or 0x7FFFF000 <= size <= 0x7FFFFFFF
-
-
-def _check_ogg_end(path: str | os.PathLike[str], file: IO[bytes]) -> None:
-    """Refuse an Ogg file that ends inside a page: libsndfile would drop the rest in silence."""
-    file_size = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    if file.read(4) != b"OggS":
-        return
-    file.seek(max(0, file_size - _LARGEST_OGG_PAGE))
-    tail = file.read()
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    num_segments = page[26] if len(page) > 26 else 0
-    page_size = 27 + num_segments + sum(page[27 : 27 + num_segments])
-    if len(page) < page_size:
-        raise AudioError(f"{path}: truncated: ends inside an Ogg page")
+def _truncated(name: str, found: float, declared: float) -> AudioError:
+    # Enough decimals to see the difference when only a few samples are missing.
+    digits = 2 if declared - found >= 0.01 else 6
+    return AudioError(
+        f"{name}: truncated: found {found:.{digits}f} s, header says {declared:.{digits}f} s"
+    )

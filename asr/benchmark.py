@@ -23,6 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.manifest import Utterance, read_manifest
+from asr.options import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    Parser,
+    add_model_arguments,
+    complain,
+    load_from_arguments,
+)
+from asr.recognizer import Recognizer
 from asr.report import (
     describe_machine,
     describe_score,
@@ -37,15 +47,6 @@ from asr.score import (
     paired_bootstrap,
     score_utterance,
     score_utterances,
-)
-from asr.transcribe import (
-    EXIT_ERROR,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    add_model_arguments,
-    complain,
-    load_from_arguments,
-    transcribe_waveforms,
 )
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def recognise_utterances(
     """
     from asr.audio import AudioError, load_audio
 
+    recognizer = Recognizer(bundle, search)
     rate = bundle.config.features.sample_rate
     texts: dict[str, str] = {}
     durations: dict[str, float] = {}
@@ -113,7 +115,7 @@ def recognise_utterances(
         read = time.perf_counter()
         for name, result in zip(
             waveforms,
-            transcribe_waveforms(bundle, list(waveforms.values()), search),
+            recognizer.transcribe(list(waveforms.values())),
             strict=True,
         ):
             texts[name] = result.text
@@ -165,7 +167,7 @@ def compare(score: Score, baseline: str | os.PathLike[str]) -> PairedDifference:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
     try:
         return _run(args, command=shlex.join(["python", "-m", "asr.benchmark", *argv]))
     except (ValueError, OSError) as error:
@@ -175,8 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    """Return the parser of the program's options."""
+    parser = Parser(
         prog="python -m asr.benchmark",
         description="Recognise the utterances of a manifest (JSON lines with audio_filepath,\n"
         "duration and text) and score them.",
@@ -187,7 +190,6 @@ def _parser() -> argparse.ArgumentParser:
         "\n"
         "Exit code: 0; 1 if the result is above --max-wer or significantly worse than\n"
         "--baseline; 2 if something could not be read; 130 after Ctrl-C.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("manifest", metavar="MANIFEST", help="what to recognise, with references")
     parser.add_argument(

@@ -17,13 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from asr.confidence import ConfidenceModel
 from asr.config import Config, config_from_dict, config_to_dict
 from asr.features import LogMel
 from asr.lm import CharNgramLM
 from asr.model import SpeechModel
 from asr.tokenizer import CharTokenizer
 
-LANGUAGE_MODEL = "lm.safetensors"
+LANGUAGE_MODEL, CONFIDENCE = "lm.safetensors", "confidence.json"
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
 WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
 
@@ -43,6 +44,7 @@ class ModelBundle:
         config: The configuration it was trained with, and its search settings.
         directory: Where it came from.
         language_model: Of its language, if it has one.
+        confidence: Says how sure its words are, if it was fitted.
     """
 
     model: SpeechModel
@@ -51,6 +53,7 @@ class ModelBundle:
     config: Config
     directory: Path
     language_model: CharNgramLM | None = None
+    confidence: ConfidenceModel | None = None
 
     @property
     def device(self) -> torch.device:
@@ -67,12 +70,15 @@ def build_model(config: Config) -> tuple[SpeechModel, LogMel, CharTokenizer]:
     return model, LogMel(config.features), tokenizer
 
 
-def load_model(directory: str | Path | None = None, device: str = "cpu") -> ModelBundle:
+def load_model(
+    directory: str | Path | None = None, device: str = "cpu", *, language_model: bool = True
+) -> ModelBundle:
     """Read a model directory.
 
     Args:
         directory: Where it lies; ``None`` is the model inside the package.
         device: Where its weights go.
+        language_model: Load it as well, if there is one; only a beam search needs it.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit the
@@ -86,8 +92,10 @@ def load_model(directory: str | Path | None = None, device: str = "cpu") -> Mode
         config = config_from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         tokenizer = CharTokenizer.load(folder / TOKENIZER)
         weights = load_file(folder / WEIGHTS)
-        has_lm = (folder / LANGUAGE_MODEL).is_file()
-        language_model = CharNgramLM.load(folder / LANGUAGE_MODEL) if has_lm else None
+        has_lm = language_model and (folder / LANGUAGE_MODEL).is_file()
+        text_model = CharNgramLM.load(folder / LANGUAGE_MODEL) if has_lm else None
+        is_fitted = (folder / CONFIDENCE).is_file()
+        confidence = ConfidenceModel.load(folder / CONFIDENCE) if is_fitted else None
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: damaged model directory: {error}") from error
     model, features, built = build_model(config)
@@ -101,7 +109,13 @@ def load_model(directory: str | Path | None = None, device: str = "cpu") -> Mode
     for name, tensor in wanted.items():
         tensor.data.copy_(weights[name])
     return ModelBundle(
-        model.to(device).eval(), features.to(device), tokenizer, config, folder, language_model
+        model.to(device).eval(),
+        features.to(device),
+        tokenizer,
+        config,
+        folder,
+        text_model,
+        confidence,
     )
 
 

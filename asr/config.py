@@ -145,6 +145,9 @@ class SearchConfig:
     lm_weight: float = 0.0  # of the language model, added to the rest; beam search only
     length_bonus: float = 0.0  # nats a character: makes up for what the language model takes
     max_chars_per_second: float = 30.0
+    nbest: int = 1  # texts wanted of each utterance; beam search only
+    hotwords: tuple[str, ...] = ()  # phrases to listen for, in the alphabet; beam search only
+    hotword_weight: float = 1.25  # nats for each character of a phrase that is there
 
 
 @dataclass(frozen=True)
@@ -297,7 +300,7 @@ def _check(config: Config) -> None:
         "model": ("encoder_layers", "encoder_width", "ctc_labels_per_frame", "attention_heads"),
         "data": ("batch_seconds", "max_seconds", "max_batch_size", "shuffle_pool"),
         "train": ("max_steps", "learning_rate", "gradient_clip", "log_every", "validate_every"),
-        "search": ("beam_size", "max_chars_per_second"),
+        "search": ("beam_size", "max_chars_per_second", "nbest"),
     }
     for section, names in positive.items():
         for name in names:

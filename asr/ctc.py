@@ -117,6 +117,26 @@ def forced_align(
     Raises:
         ValueError: If the shapes do not fit each other, or a text holds the blank.
     """
+    labels = best_paths(log_probs, lengths, tokens, token_lengths, blank_id)
+    scores = log_probs.detach().float().cpu()
+    return peak_frames(scores, labels, tokens.shape[1], blank_id).to(log_probs.device)
+
+
+@torch.no_grad()
+def best_paths(
+    log_probs: Tensor,
+    lengths: Tensor,
+    tokens: Tensor,
+    token_lengths: Tensor,
+    blank_id: int = 0,
+) -> Tensor:
+    """Find the most probable CTC path that spells each text.
+
+    Arguments and errors are those of `forced_align`.
+
+    Returns:
+        (B, S) labels on the CPU, in the type of `tokens`; all blank where `forced_align` gives -1.
+    """
     from torchaudio import functional as audio_functional  # costs start-up time
 
     _check_shapes(log_probs, lengths, tokens, token_lengths)
@@ -133,10 +153,10 @@ def forced_align(
                 scores[row : row + 1, :frames], texts[row : row + 1, :count], blank=blank_id
             )
             labels[row, :frames] = path[0]
-    return _peak_frames(scores, labels, texts.shape[1], blank_id).to(log_probs.device)
+    return labels
 
 
-def _peak_frames(scores: Tensor, labels: Tensor, num_tokens: int, blank_id: int) -> Tensor:
+def peak_frames(scores: Tensor, labels: Tensor, num_tokens: int, blank_id: int) -> Tensor:
     """Return for the n-th run of `labels` (B, S) its most probable frame: (B, num_tokens) or -1."""
     run = _run_starts(labels, blank_id).cumsum(1) - 1  # (B, S), run that a frame belongs to
     # A spare last column collects the blanks.

@@ -1,4 +1,4 @@
-"""From a batch of waveforms to texts: features, encoder, search, characters.
+"""From a batch of waveforms to texts: features, encoder, search, characters, words.
 
 Validation in training, `asr.transcribe` and `asr.benchmark` all decode here, so that a figure
 measured by one holds for the others.
@@ -6,20 +6,61 @@ measured by one holds for the others.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from asr.align import WordSpan, align_words, label_seconds
+from asr.confidence import ConfidenceModel, word_features
 from asr.config import SearchConfig
 from asr.ctc import CTCPrefixScorer, greedy_decode
 from asr.features import LogMel
+from asr.hotwords import HotwordScorer
 from asr.lm import CharNgramLM, LanguageModelScorer
 from asr.model import AttentionScorer, EncoderOutput, SpeechModel
-from asr.search import Scorer, beam_search, greedy_search
+from asr.search import Hypothesis, Scorer, beam_search, greedy_search
 from asr.tokenizer import CharTokenizer
+from asr.transcript import Alternative, Segment, Word
 
 # A prefix so many nats behind a finished text does not catch up; without this bound, a length
 # bonus keeps the search going to `max_tokens`.
 _END_MARGIN = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """What was heard in one short recording.
+
+    Attributes:
+        text: The best text.
+        words: Its words, in seconds from the start of the recording; empty if not asked for.
+        nbest: The best texts, `text` first, each once; empty unless `search.nbest` is above 1.
+    """
+
+    text: str
+    words: tuple[Word, ...] = ()
+    nbest: tuple[Alternative, ...] = ()
+
+    @property
+    def confidence(self) -> float | None:
+        """The expected share of right words; None without words."""
+        if not self.words:
+            return None
+        return sum(word.confidence for word in self.words) / len(self.words)
+
+    def to_segment(self, start: float, end: float) -> Segment:
+        """Return it as the piece from `start` to `end`, seconds, of a longer recording."""
+        words = tuple(
+            Word(
+                word.text,
+                min(start + word.start, end),
+                min(start + word.end, end),
+                word.confidence,
+            )
+            for word in self.words
+        )
+        return Segment(start, end, self.text, words, self.confidence, self.nbest)
 
 
 @torch.inference_mode()
@@ -31,7 +72,10 @@ def decode_batch(
     num_samples: Tensor,
     search: SearchConfig,
     language_model: CharNgramLM | None = None,
-) -> list[str]:
+    confidence: ConfidenceModel | None = None,
+    *,
+    words: bool = False,
+) -> list[Recognition]:
     """Recognise a batch of short recordings.
 
     Dropout is off meanwhile, whatever mode the model is in.
@@ -46,10 +90,20 @@ def decode_batch(
             the decoder, "beam" weighs both along `beam_size` prefixes. With a `ctc_weight` of
             1 the decoder is not run, with 0 CTC is not run.
         language_model: Joins the beam with `lm_weight`.
+        confidence: Says how sure the words are. Without it, that is CTC's own opinion: the mean
+            probability of a word's characters on the best path, which is no calibrated one.
+        words: Whether to find the times and confidences of words.
 
     Returns:
-        B texts.
+        B results.
+
+    Raises:
+        ValueError: Several texts or hot words are wanted of another method than "beam", or a hot
+            word cannot be spelled.
     """
+    if search.method != "beam" and (search.nbest > 1 or search.hotwords):
+        wish = f"{search.nbest} texts" if search.nbest > 1 else "hot words"
+        raise ValueError(f"search method {search.method!r}: found a wish for {wish}, wanted 'beam'")
     was_training = model.training
     model.eval()
     try:
@@ -57,30 +111,75 @@ def decode_batch(
         seconds = num_samples / features.config.sample_rate
         # One more, so that even the shortest sound may be a character.
         max_tokens = (seconds * search.max_chars_per_second).long() + 1
-        tokens = _search_tokens(model, encoded, max_tokens, tokenizer, search, language_model)
+        found = _search(model, encoded, max_tokens, tokenizer, search, language_model)
+        nbest = [_alternatives(hypotheses, tokenizer) for hypotheses in found]
+        texts = [alternatives[0].text for alternatives in nbest]
+        said: list[tuple[Word, ...]] = [()] * len(texts)
+        if words:
+            duration = [count / features.config.sample_rate for count in num_samples.tolist()]
+            log_probs, lengths = model.ctc_log_probs(encoded)
+            step = label_seconds(model, features)
+            spans = align_words(log_probs, lengths, texts, tokenizer, duration, step)
+            said = _judge_words(model, encoded, spans, tokenizer, language_model, confidence)
     finally:
         model.train(was_training)
-    # A search may put spaces where a reader would not: at an end, or two in a row.
-    return [" ".join(tokenizer.decode(ids).split()) for ids in tokens]
+    return [
+        Recognition(text, heard, alternatives if search.nbest > 1 else ())
+        for text, heard, alternatives in zip(texts, said, nbest, strict=True)
+    ]
 
 
-def _search_tokens(
+def _alternatives(
+    hypotheses: list[Hypothesis], tokenizer: CharTokenizer
+) -> tuple[Alternative, ...]:
+    """Return the texts of an utterance, best first, each once."""
+    scores: dict[str, float] = {}
+    for hypothesis in hypotheses:
+        # A search may put spaces where a reader would not: at an end, or two in a row.
+        text = " ".join(tokenizer.decode(hypothesis.tokens).split())
+        scores.setdefault(text, hypothesis.score)
+    return tuple(Alternative(text, score) for text, score in scores.items())
+
+
+def _judge_words(
+    model: SpeechModel,
+    encoded: EncoderOutput,
+    utterances: list[list[WordSpan]],
+    tokenizer: CharTokenizer,
+    language_model: CharNgramLM | None,
+    confidence: ConfidenceModel | None,
+) -> list[tuple[Word, ...]]:
+    """Add to the words of each utterance how sure they are."""
+    if confidence is None:
+        scores = torch.tensor([span.score for spans in utterances for span in spans])
+        sure = iter(scores.exp().clamp(max=1.0).tolist())
+    else:
+        table = word_features(model.decoder, encoded, utterances, tokenizer, language_model)
+        sure = iter(confidence(table).tolist())
+    return [
+        tuple(Word(span.text, span.start, span.end, next(sure)) for span in spans)
+        for spans in utterances
+    ]
+
+
+def _search(
     model: SpeechModel,
     encoded: EncoderOutput,
     max_tokens: Tensor,
     tokenizer: CharTokenizer,
     search: SearchConfig,
     language_model: CharNgramLM | None,
-) -> list[list[int]]:
-    """Return the best token ids of each utterance."""
+) -> list[list[Hypothesis]]:
+    """Return the best hypotheses of each utterance, at least one."""
     batch_size = len(max_tokens)
     sos_id, eos_id, blank_id = tokenizer.sos_id, tokenizer.eos_id, tokenizer.blank_id
     if search.method == "ctc":
-        return greedy_decode(*model.ctc_log_probs(encoded), blank_id=blank_id)
+        rows = greedy_decode(*model.ctc_log_probs(encoded), blank_id=blank_id)
+        return [[Hypothesis(tuple(tokens), 0.0)] for tokens in rows]
     if search.method == "greedy":
         scorer = AttentionScorer(model.decoder, encoded)
         best = greedy_search(scorer, batch_size, max_tokens, sos_id, eos_id, (blank_id, sos_id))
-        return [list(hypothesis.tokens) for hypothesis in best]
+        return [[hypothesis] for hypothesis in best]
     scorers: list[tuple[Scorer, float]] = []
     if search.ctc_weight < 1.0:
         scorers.append((AttentionScorer(model.decoder, encoded), 1.0 - search.ctc_weight))
@@ -92,7 +191,14 @@ def _search_tokens(
             language_model, tokenizer, batch_size, max_tokens.device
         )
         scorers.append((scorer_of_text, search.lm_weight))
-    nbest = beam_search(
+    length_bonus = search.length_bonus
+    if search.hotwords:
+        hotwords = HotwordScorer(
+            search.hotwords, search.hotword_weight, tokenizer, batch_size, max_tokens.device
+        )
+        scorers.append((hotwords, 1.0))
+        length_bonus += hotwords.bonus
+    return beam_search(
         scorers,
         batch_size,
         max_tokens,
@@ -100,7 +206,7 @@ def _search_tokens(
         sos_id=sos_id,
         eos_id=eos_id,
         blocked_ids=(blank_id, sos_id),
-        length_bonus=search.length_bonus,
+        length_bonus=length_bonus,
+        nbest=search.nbest,
         end_margin=_END_MARGIN,
     )
-    return [list(hypotheses[0].tokens) for hypotheses in nbest]

@@ -1,10 +1,12 @@
-"""Speech to text, from the command line and as a library.
+"""Speech to text, from the command line.
 
 From a shell::
 
     python -m asr.transcribe talk.wav
-    python -m asr.transcribe --output json *.mp3 > talks.jsonl
-    python -m asr.transcribe --device cpu --threads 2 --method ctc talk.wav    # fastest on a CPU
+    python -m asr.transcribe --output srt --output-dir subtitles --resume talks/
+    python -m asr.transcribe --device cpu --threads 2 --fast talk.wav    # least time on a CPU
+
+From Python: `asr.recognizer`.
 """
 
 # Everything that brings in torch is imported where it is used: it takes more than a second, for
@@ -12,351 +14,375 @@ From a shell::
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from asr.transcript import Segment, Transcript
+from asr import __version__
+from asr.inputs import STDIN, Input, InputError, choose_channels, find_inputs, read_list
+from asr.options import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_PIPE_CLOSED,
+    Parser,
+    add_model_arguments,
+    complain,
+    load_from_arguments,
+    positive,
+)
+from asr.raw import RawError, RawFormat, parse_raw_format
+from asr.recognizer import BATCH_SECONDS, Recognizer, Recording, Update
+from asr.subtitles import FORMATS, format_transcript
+from asr.transcript import Transcript
 
 if TYPE_CHECKING:
     from asr.checkpoint import ModelBundle
-    from asr.config import SearchConfig
-    from asr.segment import Waveform
+    from asr.outputs import OutputFolder
 
-Progress = Callable[[float, float], None]  # seconds of audio done, seconds in all
-
-EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 0, 2, 130, 141
-
-MAX_SECONDS = 30.0  # of one piece
-_BATCH_SECONDS = 240.0  # padded audio decoded at once: bounds the memory of any recording
-
-
-def recognize(
-    bundle: ModelBundle,
-    waveforms: Sequence[Waveform],
-    search: SearchConfig | None = None,
-    *,
-    progress: Progress | None = None,
-) -> list[str]:
-    """Recognise short recordings, those of similar length together.
-
-    A text does not depend on what else is in the list.
-
-    Args:
-        bundle: The model.
-        waveforms: Each (N,) at 16 kHz in -1..1, at least one sample, at most some 30 seconds.
-        search: How to search; the default is the model's own way.
-        progress: Called after each batch.
-
-    Returns:
-        The texts, in the order of the waveforms.
-    """
-    import torch
-
-    from asr.decode import decode_batch
-
-    rate = bundle.config.features.sample_rate
-    total = sum(len(waveform) for waveform in waveforms) / rate
-    texts = [""] * len(waveforms)
-    done = 0.0
-    for batch in _batches([len(waveform) / rate for waveform in waveforms]):
-        num_samples = torch.tensor([len(waveforms[index]) for index in batch])
-        padded = torch.zeros(len(batch), int(num_samples.max()))  # (B, N)
-        for row, index in enumerate(batch):
-            padded[row, : len(waveforms[index])] = torch.as_tensor(waveforms[index])
-        results = decode_batch(
-            bundle.model,
-            bundle.features,
-            bundle.tokenizer,
-            padded.to(bundle.device),
-            num_samples.to(bundle.device),
-            search or bundle.config.search,
-            bundle.language_model,
-        )
-        for index, text in zip(batch, results, strict=True):
-            texts[index] = text
-        done += float(num_samples.sum()) / rate
-        if progress is not None:
-            progress(done, total)
-    return texts
-
-
-def _batches(seconds: Sequence[float]) -> Iterator[list[int]]:
-    """Group indices by length, longest first, into at most `_BATCH_SECONDS` padded."""
-    batch: list[int] = []
-    for index in sorted(range(len(seconds)), key=lambda index: -seconds[index]):
-        if batch and (len(batch) + 1) * seconds[batch[0]] > _BATCH_SECONDS:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def transcribe_waveforms(
-    bundle: ModelBundle,
-    waveforms: Sequence[Waveform],
-    search: SearchConfig | None = None,
-    *,
-    max_seconds: float = MAX_SECONDS,
-    progress: Progress | None = None,
-) -> list[Transcript]:
-    """Recognise recordings of any length, long ones in pieces.
-
-    Args:
-        bundle: The model.
-        waveforms: Each (N,) at 16 kHz in -1..1.
-        search: How to search; the default is the model's own way.
-        max_seconds: Longest piece.
-        progress: Called after each batch of pieces.
-
-    Returns:
-        One transcript for each waveform; without segments where it is silent.
-    """
-    from asr.segment import is_silent, split_speech
-
-    rate = bundle.config.features.sample_rate
-    places: list[tuple[int, float, float]] = []
-    pieces: list[Waveform] = []
-    for number, waveform in enumerate(waveforms):
-        if is_silent(waveform, rate):
-            continue
-        for start, end in split_speech(waveform, rate, max_seconds):
-            places.append((number, start, end))
-            pieces.append(waveform[round(start * rate) : round(end * rate)])
-    texts = recognize(bundle, pieces, search, progress=progress)
-    segments: list[list[Segment]] = [[] for _ in waveforms]
-    for (number, start, end), text in zip(places, texts, strict=True):
-        segments[number].append(Segment(start, end, text))
-    return [
-        Transcript(tuple(parts), len(waveform) / rate)
-        for parts, waveform in zip(segments, waveforms, strict=True)
-    ]
-
-
-def transcribe_file(
-    bundle: ModelBundle,
-    path: str | os.PathLike[str],
-    search: SearchConfig | None = None,
-    *,
-    max_seconds: float = MAX_SECONDS,
-    progress: Progress | None = None,
-) -> Transcript:
-    """Recognise a sound file.
-
-    Args:
-        bundle: The model.
-        path: Of the file: wav, flac, ogg, opus or mp3, any sample rate, any number of channels.
-        search: How to search; the default is the model's own way.
-        max_seconds: Longest piece that is heard at once.
-        progress: Called after each batch of pieces.
-
-    Raises:
-        AudioError: The file cannot be read as sound, or nothing is to be heard in it.
-    """
-    from asr.audio import AudioError, load_audio
-    from asr.segment import is_silent
-
-    rate = bundle.config.features.sample_rate
-    waveform = load_audio(path, rate)
-    if is_silent(waveform, rate):
-        seconds = len(waveform) / rate
-        raise AudioError(f"{path}: silent: found no sound in {seconds:.2f} s, wanted speech")
-    (transcript,) = transcribe_waveforms(
-        bundle, [waveform], search, max_seconds=max_seconds, progress=progress
-    )
-    if not transcript.segments:
-        raise AudioError(f"{path}: found no speech in {transcript.duration:.2f} s, wanted some")
-    return transcript
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options by which a program chooses a model, a search and a device."""
-    group = parser.add_argument_group("model and search")
-    group.add_argument("--model", metavar="DIR", help="model directory (default: the built-in one)")
-    group.add_argument(
-        "--method",
-        choices=("beam", "greedy", "ctc"),
-        help="beam weighs CTC and the decoder along several paths, greedy follows the decoder "
-        "alone, ctc needs no decoder and is fastest (default: what the model was tuned for)",
-    )
-    group.add_argument(
-        "--greedy",
-        action="store_const",
-        const="greedy",
-        dest="method",
-        help="the same as --method greedy",
-    )
-    group.add_argument(
-        "--beam-size",
-        type=_positive,
-        metavar="K",
-        help="paths kept by the beam search: more is slower and, up to about 10, better",
-    )
-    group.add_argument(
-        "--ctc-weight",
-        type=_fraction,
-        metavar="W",
-        help="share of CTC in the beam search, 0 to 1; the decoder has the rest",
-    )
-    group.add_argument(
-        "--length-bonus",
-        type=float,
-        metavar="X",
-        help="added to a path's score for each character, in nats: longer texts for higher values",
-    )
-    group.add_argument(
-        "--lm-weight",
-        type=_fraction,
-        metavar="W",
-        help="weight of the language model in the beam search, 0 to 1; 0 is without",
-    )
-    group.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where to compute; auto takes a GPU if there is one (default: %(default)s)",
-    )
-    group.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads (default: one for each core)"
-    )
-
-
-def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchConfig]:
-    """Load the model that the options of `add_model_arguments` name, and its search settings.
-
-    Raises:
-        ValueError: There is no such model or device.
-    """
-    import torch
-
-    from asr.checkpoint import load_model
-
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    has_gpu = args.device != "cpu" and torch.cuda.is_available()
-    if args.device == "cuda" and not has_gpu:
-        raise ValueError("--device cuda: found no GPU that PyTorch can use, wanted one")
-    bundle = load_model(args.model, "cuda" if has_gpu else "cpu")
-    search = bundle.config.search
-    if args.lm_weight and bundle.language_model is None:
-        raise ValueError(f"--lm-weight: {bundle.directory} has no language model, wanted one")
-    names = ("beam_size", "ctc_weight", "lm_weight", "length_bonus")
-    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if chosen:
-        search = replace(search, method="beam", **chosen)  # asking for these asks for a beam
-    return bundle, replace(search, method=args.method or search.method)
-
-
-def complain(message: object) -> None:
-    """Write one line about a user's error to stderr."""
-    print("asr:", str(message).replace("\n", " "), file=sys.stderr, flush=True)
+_ONE_FILE_FORMATS = ("srt", "vtt", "tsv")  # several in a row are no valid file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
     try:
         return _transcribe_all(args)
+    except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            # The reader, such as `head`, has enough. Python would complain again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_PIPE_CLOSED
+        complain(error)
+        return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader, such as `head`, has enough. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE_CLOSED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m asr.transcribe",
-        description="Print what is said in sound files (wav, flac, ogg, opus, mp3; any sample\n"
-        "rate, any number of channels, any length).",
+def make_parser(prog: str = "python -m asr.transcribe") -> Parser:
+    """Return the parser of the program's options."""
+    parser = Parser(
+        prog=prog,
+        description="Print what is said in recordings: wav, flac, ogg, opus, mp3 and, with the\n"
+        "extra `media`, m4a, mp4, webm, mkv, aac and others; any sample rate, any number\n"
+        "of channels, any length.",
         epilog="examples:\n"
         "  python -m asr.transcribe talk.wav\n"
         "  python -m asr.transcribe *.flac > texts.txt\n"
-        "  python -m asr.transcribe --output json long.mp3\n"
-        "  python -m asr.transcribe --method ctc --threads 2 talk.wav\n"
+        "  python -m asr.transcribe --output srt,json --output-dir texts --resume talks/\n"
+        "  ffmpeg -i film.mkv -f s16le -ar 16000 -ac 1 - | python -m asr.transcribe --raw s16le -\n"
         "\n"
-        "A file that is missing, damaged, silent or no sound gives one line on stderr; the\n"
-        "others are still done. Exit code: 0 if all went well, 2 if not, 130 after Ctrl-C.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "A recording that is missing, damaged, or without speech gives one line on stderr and\n"
+        "nothing else; the others are still done. Exit code: 0 if all went well, 2 if not,\n"
+        "130 after Ctrl-C, 141 if the reader of the output left.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="sound file")
     parser.add_argument(
-        "--output",
-        choices=("text", "json"),
-        default="text",
-        help="text: one line a file, the transcript alone for a single file, 'FILE: transcript' "
-        "for several; json: one JSON object a line for each file, with the times of its "
-        "segments in seconds (default: %(default)s)",
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="sound file, folder (with all below it), quoted pattern ('talks/**/*.mp3'), or - for "
+        "standard input",
     )
+    parser.add_argument("--version", action="version", version=f"asr {__version__}")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="tell on stderr how long each file took"
+    )
+    _add_input_arguments(parser)
+    _add_output_arguments(parser)
     add_model_arguments(parser)
     return parser
 
 
+def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("input")
+    group.add_argument(
+        "--files-from", metavar="LIST", help="file with more names, one a line; - is standard input"
+    )
+    group.add_argument(
+        "--channel",
+        type=_channel,
+        metavar="N",
+        help="hear one channel, from 1 on; all: each of them alone (default: all mixed)",
+    )
+    group.add_argument(
+        "--raw",
+        type=_raw,
+        metavar="ENCODING:RATE:CHANNELS",
+        help="the files have no header; s16le:16000:1, for example, or mulaw:8000",
+    )
+    group.add_argument(
+        "--no-vad",
+        dest="vad",
+        action="store_false",
+        help="hear everything, also what the voice activity detector takes for silence or noise",
+    )
+    group.add_argument(
+        "--batch-seconds",
+        type=positive,
+        default=round(BATCH_SECONDS),
+        metavar="S",
+        help="speech that is decoded at once: less needs less memory (default: %(default)s)",
+    )
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output",
+        type=_formats,
+        default=("txt",),
+        metavar="FORMAT",
+        help=f"{', '.join(FORMATS)} (text is txt); several, with commas, into a folder. txt: a "
+        "line for each file, 'FILE: transcript' for several; json: an object a line (default: txt)",
+    )
+    group.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw what was heard, its words and how sure they are: png, svg or pdf; one recording",
+    )
+    group.add_argument(
+        "--output-dir",
+        metavar="DIR",
+        help="write a file for each recording there, whole or not at all, instead of printing; the "
+        "folders inside a folder that is transcribed are kept",
+    )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="leave out recordings that an earlier run with this --output-dir finished with the "
+        "same settings, and that have not changed since",
+    )
+
+
+@dataclass
+class _Reporter:
+    """Puts what the recognizer tells where the user wants it."""
+
+    inputs: Sequence[Input]
+    args: argparse.Namespace
+    folder: OutputFolder | None
+    bundle: ModelBundle
+    exit_code: int = EXIT_OK
+    line_open: bool = False  # a text was printed in part
+    since: float = 0.0
+
+    def take(self, update: Update, screen: _Screen) -> None:
+        """Print, write or complain."""
+        item = self.inputs[update.index]
+        screen.advance(update, item.name)
+        if self.folder is None and self.args.output == ("txt",) and len(self.inputs) == 1:
+            self._print_part(update, screen)
+        if update.result is None:
+            return
+        with screen.cleared():
+            if isinstance(update.result, Transcript) and update.result.text:
+                self._finish(item, update.result)
+            else:
+                self._complain(item, update)
+
+    def _print_part(self, update: Update, screen: _Screen) -> None:
+        """Print a single text as it grows; on a terminal each segment in a line of its own."""
+        with screen.cleared():
+            for segment in update.segments:
+                if self.line_open:
+                    print(end="\n" if screen.is_terminal else " ")
+                print(segment.text, end="", flush=True)
+                self.line_open = True
+            if self.line_open and (screen.is_terminal or update.result is not None):
+                print(flush=True)
+                self.line_open = False
+
+    def _finish(self, item: Input, transcript: Transcript) -> None:
+        if self.folder is not None:
+            try:
+                self.folder.write(item, transcript)
+            except OSError as error:
+                complain(f"{error.filename or item.name}: cannot be written ({error.strerror})")
+                self.exit_code = EXIT_ERROR
+                return
+        elif self.args.output != ("txt",):
+            print(format_transcript(transcript, self.args.output[0], item.name), end="", flush=True)
+        elif len(self.inputs) > 1:
+            print(f"{item.name}: {transcript.to_text()}", flush=True)
+        if self.args.plot is not None:
+            self._plot(item, transcript)
+        if self.args.verbose:
+            now = time.perf_counter()
+            seconds, self.since = now - self.since, now
+            speed = transcript.duration / max(seconds, 1e-9)
+            print(
+                f"asr: {item.name}: {transcript.duration:.1f} s of sound in {seconds:.1f} s, "
+                f"{speed:.1f} times real time",
+                file=sys.stderr,
+            )
+
+    def _plot(self, item: Input, transcript: Transcript) -> None:
+        from asr.audio import load_audio
+        from asr.picture import plot_transcript
+
+        waveform = load_audio(item.path, channel=item.channel, raw=self.args.raw)
+        parts = (self.bundle.model, self.bundle.features, self.bundle.tokenizer)
+        plot_transcript(self.args.plot, waveform, transcript, *parts)
+
+    def _complain(self, item: Input, update: Update) -> None:
+        self.exit_code = EXIT_ERROR
+        if not isinstance(update.result, Transcript):
+            complain(update.result)
+        elif update.silent:
+            complain(f"{item.name}: silent: found no sound in {update.heard:.2f} s, wanted speech")
+        else:
+            complain(f"{item.name}: found no speech in {update.heard:.2f} s, wanted some")
+
+
 def _transcribe_all(args: argparse.Namespace) -> int:
-    from asr.audio import AudioError
-
-    try:
-        bundle, search = load_from_arguments(args)
-    except ValueError as error:
-        complain(error)
+    inputs, problems = _inputs(args)
+    for problem in problems:
+        complain(problem)
+    if not inputs:
         return EXIT_ERROR
-    exit_code = EXIT_OK
-    for path in args.files:
+    bundle, search = load_from_arguments(args)
+    recognizer = Recognizer(
+        bundle,
+        search,
+        detect_speech=args.vad,
+        words=args.output != ("txt",) or args.plot is not None,
+        batch_seconds=args.batch_seconds,
+    )
+    folder = None
+    if args.output_dir is not None:
+        from asr.outputs import OutputFolder
+
+        inputs = list(dict.fromkeys(inputs))
+        settings = {
+            "model": _fingerprint(bundle.directory), "search": asdict(search), "vad": args.vad,
+            "raw": args.raw, "version": __version__,
+        }  # fmt: skip
+        folder = OutputFolder(args.output_dir, inputs, args.output, settings)
+        if args.resume:
+            inputs = [item for item in inputs if not folder.is_finished(item)]
+    exit_code = EXIT_ERROR if problems else EXIT_OK
+    reporter = _Reporter(inputs, args, folder, bundle, exit_code, since=time.perf_counter())
+    recordings = (Recording(item.sound, item.channel, args.raw) for item in inputs)
+    with _open_screen(len(inputs), args.quiet) as screen:
+        for update in recognizer.updates(recordings):
+            reporter.take(update, screen)
+    return reporter.exit_code
+
+
+def _fingerprint(directory: Path) -> str:
+    """Return a name for the contents of a model directory."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
+    """Find recordings, and what is wrong with names; refuse options that contradict each other."""
+    names = args.files + (read_list(args.files_from) if args.files_from else [])
+    if not names:
+        raise InputError("found no FILE, wanted at least one (--help shows examples)")
+    if [*names, args.files_from].count(STDIN) > 1:
+        raise InputError("-: standard input can be read only once")
+    if args.resume and args.output_dir is None:
+        raise InputError("--resume: found no --output-dir, wanted the folder of the earlier run")
+    inputs, problems = find_inputs(names)
+    inputs = choose_channels(inputs, args.channel, args.raw)
+    if args.plot is not None and (len(inputs) > 1 or STDIN in names):
+        raise InputError(f"--plot: found {len(inputs)} recordings, wanted one, and in a file")
+    if args.output_dir is None:
+        if len(args.output) > 1:
+            raise InputError("--output: several formats need --output-dir")
+        if len(inputs) > 1 and args.output[0] in _ONE_FILE_FORMATS:
+            raise InputError(f"--output {args.output[0]}: several recordings need --output-dir")
+    return inputs, problems
+
+
+def _channel(text: str) -> int | Literal["all"]:
+    return "all" if text == "all" else positive(text)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple("txt" if name == "text" else name for name in text.split(","))
+    for name in names:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(f"found {name!r}, wanted one of {', '.join(FORMATS)}")
+    return names
+
+
+def _raw(text: str) -> RawFormat:
+    try:
+        return parse_raw_format(text)
+    except RawError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+class _Screen:
+    """A progress bar on a terminal, and nothing where stderr is kept in a file.
+
+    Args:
+        bar: Of rich, or None.
+        total: Number of recordings.
+    """
+
+    def __init__(self, bar: Any, total: int) -> None:
+        self._bar = bar
+        self._task = None if bar is None else bar.add_task("", total=total)
+        self.is_terminal = bar is not None and sys.stdout.isatty()
+
+    def advance(self, update: Update, name: str) -> None:
+        """Show how far it is: whole recordings, and the share of this one."""
+        if self._bar is None:
+            return
+        from rich.markup import escape
+
+        share = min(update.heard / update.total, 1.0) if update.total else 0.0
+        done = update.index + (share if update.result is None else 1.0)
+        self._bar.update(self._task, completed=done, description=escape(os.path.basename(name)))
+
+    @contextmanager
+    def cleared(self) -> Iterator[None]:
+        """Take the bar away while something else is printed."""
+        if self._bar is None:
+            yield
+            return
+        self._bar.stop()
         try:
-            with _progress_bar(path) as progress:
-                transcript = transcribe_file(bundle, path, search, progress=progress)
-        except AudioError as error:
-            complain(error)
-            exit_code = EXIT_ERROR
-            continue
-        print(_format(path, transcript, args), flush=True)
-    return exit_code
-
-
-def _format(path: str, transcript: Transcript, args: argparse.Namespace) -> str:
-    # A name that is not UTF-8 must not stop the program when it is printed.
-    name = os.fsencode(path).decode("utf-8", "backslashreplace")
-    if args.output == "json":
-        return json.dumps({"path": name, **transcript.to_json()}, ensure_ascii=False)
-    return transcript.to_text() if len(args.files) == 1 else f"{name}: {transcript.to_text()}"
+            yield
+        finally:
+            self._bar.start()
 
 
 @contextmanager
-def _progress_bar(path: str) -> Iterator[Progress | None]:
-    """Show how far a file is on a terminal, and nothing where stderr is kept in a file."""
-    if not sys.stderr.isatty():
-        yield None
+def _open_screen(total: int, quiet: bool) -> Iterator[_Screen]:
+    if quiet or not sys.stderr.isatty():
+        yield _Screen(None, total)
         return
     from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress as Bar
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(os.path.basename(path)), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number above 0")
-    return number
-
-
-def _fraction(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0.0 <= number <= 1.0:
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number from 0 to 1")
-    return number
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
+        yield _Screen(bar, total)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def validate(
                 replace(SearchConfig(), method=method),
             )  # fmt: skip
             read = zip(batch.indices, found, batch.counts.tolist(), strict=True)
-            texts[method].update({index: text for index, text, counts in read if counts})
+            texts[method].update({index: heard.text for index, heard, counts in read if counts})
     results: dict[str, Any] = {}
     for part in distributed.gather(texts):
         for method in methods:

@@ -24,8 +24,8 @@ from asr.config import SearchConfig
 from asr.lm import CharNgramLM
 from asr.manifest import read_manifest
 from asr.normalize import normalize_text
+from asr.pieces import recognize
 from asr.score import score_utterances
-from asr.transcribe import recognize
 
 
 def main() -> int:
@@ -64,7 +64,7 @@ def main() -> int:
     results = []
     for search in searches:
         started = time.perf_counter()
-        texts = recognize(bundle, waveforms, search)
+        texts = [heard.text for heard in recognize(bundle, waveforms, search, words=False)]
         rtfx = seconds / (time.perf_counter() - started)
         references = [normalize_text(u.text) for u in utterances]
         triples = zip(map(str, range(len(texts))), references, texts, strict=True)

@@ -1,18 +1,22 @@
 """Reading sound: formats against the waveform that was written, and damage of every kind."""
 
+import io
 import os
 import struct
 import sys
 import tempfile
+import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.audio import SAMPLE_RATE, AudioError, audio_duration, load_audio
+from asr.audio import SAMPLE_RATE, AudioError, audio_duration, load_audio, open_audio, open_waveform
 
 SECONDS = 1.5
 FORMATS = {  # extension: libsndfile's format, subtype, error allowed against the sine
@@ -95,6 +99,118 @@ def test_a_long_file_is_read_over_many_blocks(tmp_path, monkeypatch):
     np.testing.assert_array_equal(load_audio(path), sine(16000))
 
 
+@pytest.mark.parametrize("sample_rate", [8000, 22050, 44100, 48000, 192000])
+def test_resampling_in_blocks_has_no_seams(tmp_path, monkeypatch, sample_rate):
+    """Block by block or all at once, the same samples."""
+    noise = np.random.default_rng(1).normal(0, 0.1, sample_rate * 2 + 77).astype(np.float32)
+    path = write(tmp_path / "a.wav", noise, sample_rate, "WAV", "FLOAT")
+    whole = soxr.resample(noise, sample_rate, SAMPLE_RATE)
+    for size in (1 << 17, 1000, 77):
+        monkeypatch.setattr("asr.audio._BLOCK_SAMPLES", size)
+        np.testing.assert_allclose(load_audio(path), whole, atol=2e-6)
+
+
+def test_one_channel_or_the_mean(tmp_path):
+    three = np.stack([sine(16000) * gain for gain in (1.0, 0.5, 0.0)], axis=1)
+    path = write(tmp_path / "a.wav", three, 16000, "WAV", "FLOAT")
+    for channel, gain in ((None, 0.5), (1, 1.0), (2, 0.5), (3, 0.0)):
+        np.testing.assert_allclose(load_audio(path, channel=channel), gain * sine(16000), atol=1e-6)
+    for channel in (0, 4):
+        with pytest.raises(AudioError, match=f"found 3 channels, wanted channel {channel}"):
+            load_audio(path, channel=channel)
+
+
+def test_waveforms_in_memory():
+    for waveform in (sine(16000), sine(16000).astype(np.float64), np.int16(sine(16000) * 32767)):
+        stream = open_waveform(waveform, 16000)
+        assert stream.seconds == SECONDS
+        assert np.abs(np.concatenate(list(stream.blocks)) - sine(16000)).max() < 1e-4
+    blocks = open_waveform(sine(48000), 48000).blocks
+    assert len(np.concatenate(list(blocks))) == SECONDS * 16000
+    with pytest.raises(ValueError, match=r"found shape \(2, 5\), wanted \(N,\)"):
+        open_waveform(np.zeros((2, 5)), 16000)
+    with pytest.raises(ValueError, match="found type int32, wanted floats in -1..1 or int16"):
+        open_waveform(np.zeros(5, np.int32), 16000)
+    with pytest.raises(ValueError, match="found 16 Hz"):
+        open_waveform(np.zeros(5), 16)
+
+
+class Pipe(io.RawIOBase):
+    """Content that comes in pieces and cannot be searched."""
+
+    def __init__(self, content):
+        self.content = io.BytesIO(content)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        content = self.content.read(min(len(buffer), 999))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def pipe(content):
+    return io.BufferedReader(Pipe(content))
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_every_format_comes_through_a_pipe(tmp_path, extension):
+    kind, subtype, _ = FORMATS[extension]
+    path = write(tmp_path / "a", sine(16000), 16000, kind, subtype)
+    np.testing.assert_array_equal(load_audio(pipe(path.read_bytes())), load_audio(path))
+
+
+@pytest.mark.parametrize(
+    "subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT", "DOUBLE", "ULAW", "ALAW"]
+)
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX"])
+@pytest.mark.parametrize("size", [None, 0, 0xFFFFFFFF, 0x7FFFF000])
+def test_a_wav_pipe_whatever_its_header_says(tmp_path, kind, subtype, size):
+    path = write(tmp_path / "a.wav", sine(16000), 16000, kind, subtype)
+    content = bytearray(path.read_bytes())
+    if size is not None:
+        place = content.index(b"data") + 4
+        content[place : place + 4] = struct.pack("<I", size)
+    np.testing.assert_array_equal(load_audio(pipe(content)), load_audio(path))
+
+
+def test_a_wav_pipe_is_heard_while_it_is_written(tmp_path):
+    path = write(tmp_path / "a.wav", sine(16000, 20), 16000, "WAV", "PCM_16")
+    reading, writing = os.pipe()
+    content = path.read_bytes()
+    with os.fdopen(reading, "rb") as file, os.fdopen(writing, "wb") as other:
+        other.write(content[:44])
+        other.flush()
+        feeder = threading.Thread(target=lambda: (other.write(content[44:300_000]), other.flush()))
+        feeder.start()
+        with open_audio(file) as stream:
+            assert stream.seconds == 20
+            first = next(stream.blocks)  # although the other end is still open
+            np.testing.assert_array_equal(first, load_audio(path)[: len(first)])
+            feeder.join()
+            other.close()
+            with pytest.raises(AudioError, match="standard input: truncated"):
+                list(stream.blocks)
+
+
+def test_a_named_pipe(tmp_path):
+    path = write(tmp_path / "a.flac", sine(16000), 16000, "FLAC", "PCM_16")
+    os.mkfifo(tmp_path / "pipe")
+    feeder = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(path.read_bytes()))
+    feeder.start()
+    np.testing.assert_array_equal(load_audio(tmp_path / "pipe"), load_audio(path))
+    feeder.join()
+
+
+def test_pipes_of_nonsense():
+    for content, reason in ((b"", "is empty"), (b"RIFF\0\0\0\0WAVE", "truncated or damaged")):
+        with pytest.raises(AudioError, match=f"^standard input: {reason}"):
+            load_audio(pipe(content))
+    with pytest.raises(AudioError, match="^standard input: is in no known sound format"):
+        load_audio(pipe(b"this is a text\n" * 99))
+
+
 def test_overs_are_clipped_and_integers_as_floats_refused(tmp_path):
     path = write(tmp_path / "a.wav", sine(16000) * 4, 16000, "WAV", "FLOAT")
     assert np.abs(load_audio(path)).max() == 1.0
@@ -166,6 +282,36 @@ def test_streamed_wav_is_read_to_its_end(tmp_path, riff_size, data_size):
     path.write_bytes(content)
     assert len(load_audio(path)) == SECONDS * 16000
     assert audio_duration(path) == pytest.approx(SECONDS)
+
+
+@pytest.mark.parametrize("known", [1, 8000, 23000])
+def test_a_wav_file_that_grew_after_its_header_was_written(tmp_path, known):
+    path = write(tmp_path / "a.wav", sine(16000), 16000, "WAV", "PCM_16")
+    content = bytearray(path.read_bytes())
+    content[4:8] = struct.pack("<I", 36 + 2 * known)
+    content[40:44] = struct.pack("<I", 2 * known)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(load_audio(path), sine_as_16_bits())
+    assert audio_duration(path) == pytest.approx(SECONDS)
+
+
+def sine_as_16_bits():
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "a.wav", sine(16000), 16000, "WAV", "PCM_16")
+        return load_audio(path)
+
+
+def test_a_long_unfinished_wav_is_not_copied(tmp_path):
+    path = write(tmp_path / "a.wav", sine(16000, 60), 16000, "WAV", "PCM_16")
+    content = bytearray(path.read_bytes())
+    content[4:8] = content[40:44] = bytes(4)
+    path.write_bytes(content + bytes(20_000_000))
+    tracemalloc.start()
+    with open_audio(path) as stream:
+        total = sum(len(block) for block in stream.blocks)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert total == 60 * 16000 + 10_000_000 and peak < 5_000_000
 
 
 def test_an_empty_data_chunk_before_other_chunks_stays_empty(tmp_path):

@@ -17,9 +17,9 @@ from asr.benchmark import compare, main, recognise_utterances
 from asr.checkpoint import ModelBundle, load_model
 from asr.config import SearchConfig
 from asr.manifest import Utterance, read_manifest, write_manifest
+from asr.pieces import recognize
 from asr.report import read_hypotheses, to_markdown
 from asr.score import score_utterances
-from asr.transcribe import recognize
 from asr.transcript import Segment, Transcript
 
 RATE = 16000

@@ -1,11 +1,13 @@
 """Decoding a batch: every method, and no utterance depends on its neighbours."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from asr.confidence import FEATURES, ConfidenceModel
 from asr.config import FeatureConfig, ModelConfig, SearchConfig
 from asr.decode import decode_batch
 from asr.features import LogMel
@@ -53,12 +55,16 @@ def pad(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
     return padded, torch.tensor([len(w) for w in waveforms])
 
 
+def texts_of(*arguments: Any) -> list[str]:
+    return [heard.text for heard in decode_batch(*arguments)]
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_batch_gives_what_single_utterances_give(
     name: str, parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
 ) -> None:
-    together = decode_batch(*parts, *pad(waveforms), SEARCHES[name])
-    alone = [decode_batch(*parts, *pad([w]), SEARCHES[name])[0] for w in waveforms]
+    together = texts_of(*parts, *pad(waveforms), SEARCHES[name])
+    alone = [texts_of(*parts, *pad([w]), SEARCHES[name])[0] for w in waveforms]
     assert together == alone
     assert len(together) == len(waveforms)
     assert any(together)
@@ -70,7 +76,7 @@ def test_texts_are_never_longer_than_speech_can_be(
     name: str, parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
 ) -> None:
     search = replace(SEARCHES[name], max_chars_per_second=2.0)
-    texts = decode_batch(*parts, *pad(waveforms), search)
+    texts = texts_of(*parts, *pad(waveforms), search)
     for text, waveform in zip(texts, waveforms, strict=True):
         assert len(text) <= 2.0 * len(waveform) / 16000 + 1
 
@@ -88,26 +94,26 @@ def test_a_weight_of_zero_or_one_runs_one_scorer_only(
     with monkeypatch.context() as patch:
         patch.setattr(model.decoder, "forward", never)
         patch.setattr(model.decoder, "start", never)
-        decode_batch(*parts, *pad(waveforms), SEARCHES["beam of CTC alone"])
-        decode_batch(*parts, *pad(waveforms), SEARCHES["ctc"])
+        texts_of(*parts, *pad(waveforms), SEARCHES["beam of CTC alone"])
+        texts_of(*parts, *pad(waveforms), SEARCHES["ctc"])
     with monkeypatch.context() as patch:
         patch.setattr(model, "ctc_log_probs", never)
-        decode_batch(*parts, *pad(waveforms), SEARCHES["beam of attention alone"])
-        decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"])
+        texts_of(*parts, *pad(waveforms), SEARCHES["beam of attention alone"])
+        texts_of(*parts, *pad(waveforms), SEARCHES["greedy"])
 
 
 def test_dropout_is_off_and_the_mode_comes_back(
     parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
 ) -> None:
     model = parts[0]
-    wanted = decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"])
+    wanted = texts_of(*parts, *pad(waveforms), SEARCHES["greedy"])
     model.train()
     try:
-        assert decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"]) == wanted
+        assert texts_of(*parts, *pad(waveforms), SEARCHES["greedy"]) == wanted
         assert model.training
     finally:
         model.eval()
-    decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"])
+    texts_of(*parts, *pad(waveforms), SEARCHES["greedy"])
     assert not model.training
 
 
@@ -128,9 +134,9 @@ def test_a_wide_beam_is_no_worse_than_greedy_by_its_own_score(
         return totals
 
     with torch.inference_mode():
-        greedy = score(decode_batch(*parts, *pad(waveforms), SEARCHES["greedy"]))
+        greedy = score(texts_of(*parts, *pad(waveforms), SEARCHES["greedy"]))
         wide = replace(SEARCHES["beam of attention alone"], beam_size=20)
-        beam = score(decode_batch(*parts, *pad(waveforms), wide))
+        beam = score(texts_of(*parts, *pad(waveforms), wide))
     # Texts that were cut at the longest length, or cleaned of spaces, leave a little play.
     assert all(b >= g - 1.0 for g, b in zip(greedy, beam, strict=True))
 
@@ -147,10 +153,68 @@ def test_the_language_model_pulls_towards_its_text(
     )
     language_model = CharNgramLM(" abc", [unigrams])
     search = replace(SEARCHES["beam"], lm_weight=1.0, length_bonus=1.0)
-    plain = "".join(decode_batch(*parts, *pad(waveforms), search))
-    texts = decode_batch(*parts, *pad(waveforms), search, language_model)
+    plain = "".join(texts_of(*parts, *pad(waveforms), search))
+    texts = texts_of(*parts, *pad(waveforms), search, language_model)
     pulled = "".join(texts)
     assert pulled.count("c") > 0.9 * len(pulled) > 0
     assert plain.count("c") < 0.9 * len(plain)
-    alone = [decode_batch(*parts, *pad([w]), search, language_model)[0] for w in waveforms]
+    alone = [texts_of(*parts, *pad([w]), search, language_model)[0] for w in waveforms]
     assert alone == texts
+
+
+def test_the_n_best_texts_come_in_order_and_once(
+    parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
+) -> None:
+    search = replace(SEARCHES["beam"], beam_size=8, nbest=5)
+    best = texts_of(*parts, *pad(waveforms), replace(search, nbest=1))
+    for heard, text in zip(decode_batch(*parts, *pad(waveforms), search), best, strict=True):
+        texts = [other.text for other in heard.nbest]
+        scores = [other.score for other in heard.nbest]
+        assert heard.text == texts[0] == text
+        assert 1 <= len(texts) <= 5 and len(set(texts)) == len(texts)
+        assert scores == sorted(scores, reverse=True)
+    assert all(r.nbest == () for r in decode_batch(*parts, *pad(waveforms), SEARCHES["beam"]))
+
+
+def test_hot_words_are_heard(
+    parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
+) -> None:
+    search = SEARCHES["beam"]
+    plain = " ".join(texts_of(*parts, *pad(waveforms), search)).split()
+    hot = replace(search, hotwords=("cab", "ba cab"), hotword_weight=6.0)
+    texts = texts_of(*parts, *pad(waveforms), hot)
+    assert " ".join(texts).split().count("cab") > plain.count("cab")
+    assert texts == [texts_of(*parts, *pad([w]), hot)[0] for w in waveforms]
+    weightless = replace(hot, hotword_weight=0.0)
+    assert " ".join(texts_of(*parts, *pad(waveforms), weightless)).split() == plain
+
+
+@pytest.mark.parametrize("wish", [{"nbest": 3}, {"hotwords": ("cab",)}])
+@pytest.mark.parametrize("method", ["ctc", "greedy"])
+def test_only_a_beam_has_alternatives_and_hot_words(
+    method: str,
+    wish: dict[str, Any],
+    parts: tuple[SpeechModel, LogMel, CharTokenizer],
+    waveforms: list[Tensor],
+) -> None:
+    with pytest.raises(ValueError, match=rf"method '{method}': found a wish for .*, wanted 'beam'"):
+        decode_batch(*parts, *pad(waveforms), replace(SEARCHES[method], **wish))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_words_have_times_and_confidences(
+    name: str, parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor]
+) -> None:
+    model = ConfidenceModel((0.5,) + (0.0,) * (len(FEATURES) - 1), 1.0)
+    for confidence in (None, model):
+        found = decode_batch(
+            *parts, *pad(waveforms), SEARCHES[name], confidence=confidence, words=True
+        )
+        for heard, waveform in zip(found, waveforms, strict=True):
+            assert " ".join(word.text for word in heard.words) == heard.text
+            times = [time for word in heard.words for time in (word.start, word.end)]
+            assert times == sorted(times) and all(0 <= t <= len(waveform) / 16000 for t in times)
+            assert all(0 < word.confidence < 1 for word in heard.words)
+            if heard.words:
+                mean = sum(word.confidence for word in heard.words) / len(heard.words)
+                assert heard.confidence == pytest.approx(mean)

@@ -13,13 +13,17 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
+    -1: "headers media raw",  # file formats, which only audio knows
     0: "config tokenizer normalize transcript audio lengths distributed plot corpus order",
-    1: "manifest optimize features augment score model search archive batch",
-    2: "ctc lm index pool segment align report",
-    3: "checkpoint dataset decode loss monitor shards",
-    4: "transcribe validate finetune probe run_report dry_run",
-    5: "trainer stream export benchmark",
-    6: "train server",
+    1: "manifest optimize features augment score model search archive batch vad ctc hotwords "
+    "subtitles inputs",
+    2: "lm index pool segment align report outputs",
+    3: "confidence dataset loss monitor shards picture",
+    4: "checkpoint decode",
+    5: "validate finetune probe run_report dry_run pieces options stream export",
+    6: "trainer recognizer",
+    7: "train benchmark server transcribe",
+    8: "__main__",
 }
 ROW_OF = {module: row for row, modules in ROWS.items() for module in modules.split()}
 WITHOUT_TORCH = "config tokenizer normalize transcript".split()

@@ -136,6 +136,20 @@ def test_scorer_spells_what_the_text_says(model: CharNgramLM) -> None:
     assert set(tokenizer.decode(nbest[0].tokens).split()) <= set(TEXT.split())
 
 
+def test_texts_are_scored_character_by_character(model: CharNgramLM) -> None:
+    alphabet = model.alphabet
+    texts = ["", alphabet.replace(" ", "")[:2], " ".join(alphabet.replace(" ", "")[:3])]
+    scores = model.score_texts(texts)
+    assert scores.shape == (3, max(map(len, texts)) + 1)
+    for row, text in zip(scores, texts, strict=True):
+        code = model.append(torch.zeros(1, dtype=torch.int64), torch.tensor([alphabet.index(" ")]))
+        for place, character in enumerate(text + " "):
+            letter = alphabet.index(character)
+            assert float(row[place]) == float(model.log_probs(code)[0, letter])
+            code = model.append(code, torch.tensor([letter]))
+        assert not row[len(text) + 1 :].any()
+
+
 def test_other_alphabets_are_refused(model: CharNgramLM) -> None:
     with pytest.raises(LanguageModelError, match="wanted 'abc '"):
         LanguageModelScorer(model, CharTokenizer("abc "), 1, torch.device("cpu"))

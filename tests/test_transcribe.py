@@ -1,25 +1,32 @@
-"""From files to text: the library, the program, and everything a user can do wrong."""
+"""The program: what it prints and writes, and everything a user can do wrong."""
 
 import io
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
 from random_model import save_random_model
+from test_segment import buzz, hush
 
+import asr.options
+import asr.recognizer
 import asr.transcribe
-from asr.audio import AudioError
 from asr.checkpoint import ModelBundle, load_model
 from asr.config import SearchConfig
-from asr.transcribe import main, recognize, transcribe_file, transcribe_waveforms
+from asr.recognizer import Recognizer, Update
+from asr.transcribe import main, make_parser
+from asr.transcript import Transcript
 
 RATE = 16000
+TALK = np.concatenate([hush(0.5), buzz(2.0), hush(0.5)])
 Array = NDArray[np.float32]
 
 
@@ -34,110 +41,16 @@ def tiny_bundle(tiny_model_dir: Path) -> ModelBundle:
 
 
 @pytest.fixture
-def noise() -> Array:
-    generator = np.random.default_rng(3)
-    return (0.1 * generator.standard_normal(2 * RATE)).astype(np.float32)
-
-
-@pytest.fixture
-def wav(tmp_path: Path, noise: Array) -> Path:
+def wav(tmp_path: Path) -> Path:
     path = tmp_path / "talk.wav"
-    soundfile.write(path, noise, RATE)
+    soundfile.write(path, TALK, RATE)
     return path
 
 
-def sounds(*lengths: int) -> list[Array]:
-    generator = np.random.default_rng(7)
-    return [(0.2 * generator.standard_normal(n)).astype(np.float32) for n in lengths]
-
-
-@pytest.mark.parametrize("method", ["ctc", "greedy", "beam"])
-def test_texts_come_in_order_and_do_not_depend_on_their_company(
-    tiny_bundle: ModelBundle, method: str
-) -> None:
-    search = SearchConfig(method=method, beam_size=2)  # type: ignore[arg-type]
-    waveforms = sounds(16000, 3000, 40000, 1, 16000, 24000)
-    together = recognize(tiny_bundle, waveforms, search)
-    assert together == [recognize(tiny_bundle, [w], search)[0] for w in waveforms]
-    assert len(set(together)) > 3
-
-
-def test_nothing_gives_nothing(tiny_bundle: ModelBundle) -> None:
-    assert recognize(tiny_bundle, []) == []
-    assert transcribe_waveforms(tiny_bundle, []) == []
-
-
-def test_batches_are_bounded_and_hold_everything_once() -> None:
-    generator = np.random.default_rng(0)
-    seconds = generator.uniform(0.1, 30.0, 200).tolist()
-    batches = list(asr.transcribe._batches(seconds))
-    assert sorted(index for batch in batches for index in batch) == list(range(200))
-    assert all(len(b) * max(seconds[i] for i in b) <= 240.0 for b in batches)
-    assert len(batches) < 20
-    assert list(asr.transcribe._batches([500.0, 1.0])) == [[0], [1]]
-
-
-def test_progress_ends_at_the_whole(
-    tiny_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(asr.transcribe, "_BATCH_SECONDS", 2.0)
-    calls: list[tuple[float, float]] = []
-    recognize(tiny_bundle, sounds(16000, 32000, 8000), progress=lambda *call: calls.append(call))
-    assert calls == [(2.0, 3.5), (3.5, 3.5)]
-
-
-def test_long_recordings_are_heard_in_pieces(tiny_bundle: ModelBundle) -> None:
-    (noise,) = sounds(5 * RATE)
-    pause = np.zeros(3 * RATE, np.float32)
-
-    def detector(waveform: Array) -> Array:
-        padded = np.pad(waveform, (0, -len(waveform) % 512)).reshape(-1, 512)
-        return (np.abs(padded).max(axis=1) > 0.01).astype(np.float32)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("asr.segment.speech_probabilities", detector)
-        waveform = np.concatenate([noise, pause, noise])
-        (transcript,) = transcribe_waveforms(tiny_bundle, [waveform], max_seconds=6.0)
-    assert transcript.duration == 13.0
-    assert [s.start for s in transcript.segments] == pytest.approx([0.0, 8.0], abs=0.3)
-    assert [s.end for s in transcript.segments] == pytest.approx([5.0, 13.0], abs=0.3)
-    for segment in transcript.segments:
-        piece = waveform[round(segment.start * RATE) : round(segment.end * RATE)]
-        assert segment.text == recognize(tiny_bundle, [piece])[0]
-
-
-def test_silence_is_not_recognised(tiny_bundle: ModelBundle) -> None:
-    silent, loud = transcribe_waveforms(tiny_bundle, [np.zeros(RATE, np.float32), sounds(RATE)[0]])
-    assert silent.segments == () and silent.text == "" and silent.duration == 1.0
-    assert len(loud.segments) == 1
-
-
-def test_a_file_of_any_rate_and_channels(
-    tiny_bundle: ModelBundle, noise: Array, tmp_path: Path
-) -> None:
-    soundfile.write(tmp_path / "a.flac", np.stack([noise, noise], axis=1), RATE)
-    transcript = transcribe_file(tiny_bundle, tmp_path / "a.flac")
-    # FLAC keeps 16 bits of a sample; the text is that of the same rounding.
-    rounded = np.round(noise * 32768).astype(np.float32) / 32768
-    assert transcript.text == recognize(tiny_bundle, [rounded])[0]
-    soundfile.write(tmp_path / "b.ogg", noise, 44100)
-    assert transcribe_file(tiny_bundle, tmp_path / "b.ogg").duration == pytest.approx(
-        32000 / 44100, abs=0.01
-    )
-
-
-def test_a_recording_without_sound_is_an_error(tiny_bundle: ModelBundle, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "quiet.wav", np.zeros(RATE), RATE)
-    with pytest.raises(AudioError, match=r"quiet\.wav: silent: found no sound in 1\.00 s"):
-        transcribe_file(tiny_bundle, tmp_path / "quiet.wav")
-    soundfile.write(
-        tmp_path / "hum.wav", np.full(32 * RATE, 0.1) * np.linspace(0, 1, 32 * RATE), RATE
-    )
-    with pytest.raises(AudioError, match=r"hum\.wav: (silent|found no speech in 32\.00 s)"):
-        transcribe_file(tiny_bundle, tmp_path / "hum.wav")
-
-
-# The program.
+def text_of(bundle: ModelBundle, path: Path) -> str:
+    text = Recognizer(bundle).transcribe(path).text
+    assert text.strip()
+    return text
 
 
 def test_one_file_prints_its_text_alone(
@@ -145,8 +58,7 @@ def test_one_file_prints_its_text_alone(
 ) -> None:
     assert main(["--model", str(tiny_model_dir), str(wav)]) == 0
     output = capsys.readouterr()
-    assert output.out == transcribe_file(tiny_bundle, wav).text + "\n"
-    assert output.out.strip()
+    assert output.out == text_of(tiny_bundle, wav) + "\n"
     assert output.err == ""
 
 
@@ -154,7 +66,7 @@ def test_several_files_print_their_names(
     wav: Path, tiny_model_dir: Path, tiny_bundle: ModelBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--model", str(tiny_model_dir), str(wav), str(wav)]) == 0
-    line = f"{wav}: {transcribe_file(tiny_bundle, wav).text}\n"
+    line = f"{wav}: {text_of(tiny_bundle, wav)}\n"
     assert capsys.readouterr().out == line + line
 
 
@@ -166,8 +78,10 @@ def test_json_is_one_object_a_line(
     assert len(lines) == 2
     data = json.loads(lines[0])
     assert data["path"] == str(wav)
-    assert data["duration"] == 2.0
-    assert data["segments"] == [{"start": 0.0, "end": 2.0, "text": data["text"]}]
+    assert data["duration"] == 3.0
+    (segment,) = data["segments"]
+    assert segment["text"] == data["text"] and 0 <= segment["start"] < segment["end"] <= 3.0
+    assert [word["text"] for word in segment["words"]] == data["text"].split()
 
 
 def test_bad_files_give_a_line_each_and_the_others_are_done(
@@ -175,7 +89,7 @@ def test_bad_files_give_a_line_each_and_the_others_are_done(
 ) -> None:
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.mp3").write_text("this is no sound\n" * 50)
-    (tmp_path / "cut.wav").write_bytes(wav.read_bytes()[:9000])
+    (tmp_path / "cut.wav").write_bytes(wav.read_bytes()[:20000])
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
     soundfile.write(tmp_path / "none.wav", np.zeros(0), RATE)
     nan = np.full(RATE, np.nan, np.float32)
@@ -190,7 +104,6 @@ def test_bad_files_give_a_line_each_and_the_others_are_done(
             "silent.wav",
             "none.wav",
             "nan.wav",
-            "",
         )
     ]
     files = [str(bad[0]), str(wav), *map(str, bad[1:]), str(wav)]
@@ -219,7 +132,13 @@ def test_a_model_that_is_not_there(
         (["--beam-size", "0"], "found '0', wanted a whole number above 0"),
         (["--ctc-weight", "30"], "found '30', wanted a number from 0 to 1"),
         (["--threads", "two"], "found 'two', wanted a whole number above 0"),
-        (["--output", "xml"], "invalid choice: 'xml'"),
+        (["--output", "xml"], "found 'xml', wanted one of txt, json, srt, vtt, tsv, ctm"),
+        (["--channel", "0"], "found '0', wanted a whole number above 0"),
+        (["--raw", "s16"], "found 's16', wanted one of s8 u8 s16le"),
+        (["--hotword-weight", "-1"], "found '-1', wanted a number of at least 0"),
+        (["--beem-size", "3"], "found unknown option --beem-size, did you mean --beam-size?"),
+        (["--no-vat"], "found unknown option --no-vat, did you mean --no-vad?"),
+        (["--xyzzy"], "found unknown option --xyzzy (--help"),
         (["--method", "magic"], "invalid choice: 'magic'"),
     ],
 )
@@ -229,7 +148,9 @@ def test_wrong_options_are_explained(
     with pytest.raises(SystemExit) as exit_info:
         main([*options, "talk.wav"])
     assert exit_info.value.code == 2
-    assert message in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.startswith("asr: ") and errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -246,8 +167,146 @@ def test_options_change_the_search_of_the_model(
     options: list[str], expected: SearchConfig, tiny_model_dir: Path
 ) -> None:
     arguments = ["--model", str(tiny_model_dir), "--device", "cpu", *options, "talk.wav"]
-    args = asr.transcribe._parser().parse_args(arguments)
-    assert asr.transcribe.load_from_arguments(args)[1] == expected
+    args = make_parser().parse_args(arguments)
+    assert asr.options.load_from_arguments(args)[1] == expected
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_folders_become_folders_of_every_format(
+    wav: Path, tiny_model_dir: Path, tiny_bundle: ModelBundle, tmp_path: Path
+) -> None:
+    (tmp_path / "talks" / "deep").mkdir(parents=True)
+    soundfile.write(tmp_path / "talks" / "deep" / "a.flac", TALK, RATE)
+    os.link(wav, tmp_path / "talks" / "a.wav")
+    out = tmp_path / "out"
+    options = ["--model", str(tiny_model_dir), "--output", "srt,txt", "--output-dir", str(out)]
+    assert main([*options, str(tmp_path / "talks"), str(wav)]) == 0
+    names = sorted(str(path.relative_to(out)) for path in out.rglob("*.*") if path.is_file())
+    places = ("a", "deep/a", "talk")
+    made = [f"{place}.{extension}" for place in places for extension in ("srt", "txt")]
+    assert names == sorted(["asr-finished.jsonl", *made])
+    text = (out / "talk.txt").read_text()
+    assert text == text_of(tiny_bundle, wav) + "\n" == (out / "a.txt").read_text()
+    assert (out / "talk.srt").read_text().startswith("1\n00:00:0")
+
+
+def test_resuming_does_what_is_not_finished(
+    wav: Path,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    others = [tmp_path / f"{name}.wav" for name in "abc"]
+    for path in others:
+        os.link(wav, path)
+    out = tmp_path / "out"
+    options = ["--model", str(tiny_model_dir), "--output-dir", str(out)]
+    heard: list[int] = []
+    recognize = asr.recognizer.recognize
+
+    def count(bundle: ModelBundle, waveforms: list[Array], *rest: Any, **named: Any) -> object:
+        heard.append(len(waveforms))
+        return recognize(bundle, waveforms, *rest, **named)
+
+    monkeypatch.setattr(asr.recognizer, "recognize", count)
+    assert main([*options, str(wav), str(others[0])]) == 0
+    everything = [str(wav), *map(str, others)]
+    assert main([*options, "--resume", *everything]) == 0
+    assert main([*options, "--resume", *everything]) == 0
+    assert main([*options, "--resume", "--beam-size", "3", *everything]) == 0
+    assert heard == [2, 2, 0, 4]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_long_text_is_printed_as_it_grows(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.concatenate([TALK, hush(7), TALK, hush(7), TALK]), RATE)
+    written: list[str] = []
+
+    class Output(io.StringIO):
+        def flush(self) -> None:
+            written.append(self.getvalue())
+
+    options = ["--model", str(tiny_model_dir), "--batch-seconds", "1", str(path)]
+    monkeypatch.setattr(sys, "stdout", Output())
+    assert main(options) == 0
+    whole = written[-1]
+    assert whole.count("\n") == 1 and whole.endswith("\n")
+    assert 3 <= len(set(written)) <= 5
+    assert all(whole.startswith(part) for part in written)
+
+    class TerminalOutput(Terminal, Output):
+        pass
+
+    monkeypatch.setattr(sys, "stdout", TerminalOutput())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main(options) == 0
+    assert written[-1].split() == whole.split() and written[-1].count("\n") == 3
+
+
+def test_standard_input(
+    wav: Path,
+    tiny_model_dir: Path,
+    tiny_bundle: ModelBundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def printed(content: bytes, *arguments: str, exit_code: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert main(["--model", str(tiny_model_dir), *arguments]) == exit_code
+        return capsys.readouterr()
+
+    wanted = (text_of(tiny_bundle, wav) + "\n", "")
+    samples, _ = soundfile.read(wav, dtype="int16")
+    assert printed(wav.read_bytes(), "-") == wanted
+    assert printed(samples.tobytes(), "--raw", "s16le:16000:1", "-") == wanted
+    assert printed(os.fsencode(wav), "--files-from", "-") == wanted
+    complaint = "asr: standard input: is empty (0 bytes), wanted a sound file\n"
+    assert printed(b"", "-", exit_code=2) == ("", complaint)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "found no FILE, wanted at least one (--help shows examples)"),
+        (["--resume", "a.wav"], "--resume: found no --output-dir"),
+        (["--output", "srt,vtt", "a.wav"], "--output: several formats need --output-dir"),
+        (["--output", "srt", "a.wav", "b.wav"], "several recordings need --output-dir"),
+        (["-", "-"], "-: standard input can be read only once"),
+        (["--files-from", "nowhere"], "nowhere: cannot be read"),
+        (["*.nothing"], "*.nothing: found no file that matches"),
+    ],
+)
+def test_options_that_contradict_each_other(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(options) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and message in output.err
+    assert output.err.startswith("asr: ") and output.err.count("\n") == 1
+
+
+def test_channels_and_times_on_request(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "two.wav"
+    soundfile.write(path, np.stack([TALK, 0.9 * TALK], axis=1), RATE)
+    options = ["--model", str(tiny_model_dir), "--verbose", str(path)]
+    assert main([*options, "--channel", "all"]) == 0
+    output = capsys.readouterr()
+    names = [line.partition(": ")[0] for line in output.out.splitlines()]
+    assert names == [f"{path} channel 1", f"{path} channel 2"]
+    lines = output.err.splitlines()
+    assert len(lines) == 2 and all("3.0 s of sound in" in line for line in lines)
+    assert main([*options, "--channel", "3"]) == 2
+    assert f"asr: {path}: found 2 channels, wanted channel 3" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_quietly(
@@ -259,23 +318,26 @@ def test_ctrl_c_ends_quietly(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(asr.transcribe, "transcribe_waveforms", interrupt)
+    monkeypatch.setattr(asr.recognizer, "recognize", interrupt)
     assert main(["--model", str(tiny_model_dir), str(wav)]) == 130
     assert capsys.readouterr().err == ""
 
 
 def test_a_terminal_sees_a_bar_and_a_file_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with asr.transcribe._progress_bar("folder/[talk].wav") as progress:
-        assert progress is not None
-        progress(1.0, 2.0)
+    update = Update(0, (), 1.0, 2.0, None, False)
+    with asr.transcribe._open_screen(4, quiet=False) as screen:
+        screen.advance(update, "folder/[talk].wav")
+        assert screen._bar.tasks[0].completed == 0.5
+        screen.advance(replace(update, index=2, result=Transcript((), 2.0)), "b.wav")
+        assert screen._bar.tasks[0].completed == 3
+        with screen.cleared():
+            pass
+    with asr.transcribe._open_screen(4, quiet=True) as screen:
+        assert screen._bar is None
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with asr.transcribe._progress_bar("talk.wav") as progress:
-        assert progress is None
+    with asr.transcribe._open_screen(4, quiet=False) as screen:
+        assert screen._bar is None
 
 
 def run(*arguments: str | bytes, **options: object) -> subprocess.CompletedProcess[bytes]:

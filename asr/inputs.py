@@ -1,0 +1,146 @@
+"""Which recordings a user means: files, folders, patterns, lists of files, standard input."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import IO, Literal
+
+from asr.raw import RawFormat
+
+SUFFIXES = frozenset(  # of the files that are taken from folders
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64 .m4a .m4b .mp4 .m4v .mov .webm "
+    ".mkv .mka .aac .ac3 .avi .wma .wmv .3gp .amr .flv .mpg .mpeg .wv".split()
+)
+STDIN = "-"
+
+
+class InputError(ValueError):
+    """A user named something that holds no recording."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One recording to be transcribed.
+
+    Attributes:
+        path: Of its file; "-" is standard input.
+        place: Its path inside the folder that the user named, or the name of its file.
+        channel: One of its channels, from 1 on; None takes the mean of all.
+    """
+
+    path: str
+    place: PurePath
+    channel: int | None = None
+
+    @property
+    def sound(self) -> str | IO[bytes]:
+        """What is to be opened."""
+        return sys.stdin.buffer if self.path == STDIN else self.path
+
+    @property
+    def name(self) -> str:
+        """What a user calls it; a name that is not UTF-8 must not stop the program."""
+        if self.path == STDIN:
+            return "standard input"
+        name = os.fsencode(self.path).decode("utf-8", "backslashreplace")
+        return name if self.channel is None else f"{name} channel {self.channel}"
+
+
+def find_inputs(names: Iterable[str]) -> tuple[list[Input], list[str]]:
+    """Find the recordings that names stand for, in their order.
+
+    Args:
+        names: Files as they are; folders, searched through and through for files with the suffix
+            of sound; patterns such as "talks/**/*.mp3", where there is no file of that name; "-".
+
+    Returns:
+        The recordings, and a line for each folder or pattern without any.
+    """
+    inputs: list[Input] = []
+    problems: list[str] = []
+    for name in names:
+        try:
+            inputs += _find(name)
+        except InputError as error:
+            problems.append(str(error))
+    return inputs, problems
+
+
+def _find(name: str) -> Iterator[Input]:
+    if name == STDIN:
+        yield Input(STDIN, PurePath("stdin"))
+    elif os.path.isdir(name):
+        yield from _in_folder(name)
+    elif os.path.lexists(name) or not glob.has_magic(name):
+        yield Input(name, PurePath(os.path.basename(name) or name))
+    else:
+        matches = sorted(glob.glob(name, recursive=True))
+        if not matches:
+            raise InputError(f"{name}: found no file that matches, wanted at least one")
+        for match in matches:
+            if not os.path.isdir(match):
+                yield Input(match, PurePath(os.path.basename(match)))
+
+
+def _in_folder(folder: str) -> Iterator[Input]:
+    found = False
+    for root, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in sorted(files):
+            path = Path(root, file)
+            if path.suffix.lower() in SUFFIXES and not file.startswith("."):
+                found = True
+                yield Input(str(path), path.relative_to(folder))
+    if not found:
+        raise InputError(f"{folder}: found no sound file in this folder, wanted at least one")
+
+
+def read_list(path: str) -> list[str]:
+    r"""Read a list of files, one a line or, as by `find -print0`, one after each zero byte.
+
+    Args:
+        path: Of the list; "-" is standard input. Relative names count from the working folder.
+
+    Raises:
+        InputError: It cannot be read or is empty.
+    """
+    try:
+        content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), wanted a list") from error
+    separator = b"\0" if b"\0" in content else b"\n"
+    names = [os.fsdecode(line.rstrip(b"\r")) for line in content.split(separator) if line.strip()]
+    if not names:
+        raise InputError(f"{path}: found no line, wanted a list of files")
+    return names
+
+
+def choose_channels(
+    inputs: Sequence[Input], channel: int | Literal["all"] | None, raw: RawFormat | None
+) -> list[Input]:
+    """Take one channel of every input, or each of all as an input of its own.
+
+    Raises:
+        InputError: All channels of standard input are wanted, which can be read only once.
+    """
+    if channel != "all":
+        return [replace(item, channel=channel) for item in inputs]
+    from asr.audio import AudioError, open_audio
+
+    result = []
+    for item in inputs:
+        if item.path == STDIN:
+            raise InputError("--channel all: standard input can be read only once, wanted a file")
+        try:
+            with open_audio(item.path, raw=raw) as stream:
+                channels = range(1, stream.num_channels + 1)
+        except AudioError:
+            result.append(item)  # its turn to complain comes
+            continue
+        result += [replace(item, channel=number) for number in channels]
+    return result

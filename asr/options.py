@@ -1,0 +1,199 @@
+"""What the programs share: the options that choose a model, a search and a device; exit codes."""
+
+# torch is imported where it is used: it takes more than a second, for which neither --help nor a
+# mistyped option should wait.
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from asr.checkpoint import ModelBundle
+    from asr.config import SearchConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of the search under one name."""
+
+    search: dict[str, Any]
+    help: str
+
+
+PRESETS = {
+    "greedy": Preset({"method": "greedy"}, "the same as --method greedy"),
+    "fast": Preset({"method": "ctc"}, "least time: --method ctc"),
+    "accurate": Preset({"method": "beam", "beam_size": 16}, "fewest errors: --beam-size 16"),
+}
+
+EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 0, 2, 130, 141
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong, and names the nearest option."""
+
+    def __init__(self, **settings: Any) -> None:
+        # An abbreviation that works today may be ambiguous tomorrow.
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and end the program."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            option = unknown.split()[0].split("=")[0]
+            near = difflib.get_close_matches(option, self._option_string_actions, 1, 0.5)
+            message = f"found unknown option {option}"
+            message += f", did you mean {near[0]}?" if near else ""
+        complain(f"{message} (--help lists the options)")
+        raise SystemExit(EXIT_ERROR)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options by which a program chooses a model, a search and a device."""
+    group = parser.add_argument_group("model and search")
+    group.add_argument("--model", metavar="DIR", help="model directory (default: the built-in one)")
+    group.add_argument(
+        "--method",
+        choices=("beam", "greedy", "ctc"),
+        help="beam weighs CTC and the decoder along several paths, greedy follows the decoder "
+        "alone, ctc needs no decoder and is fastest (default: what the model was tuned for)",
+    )
+    for name, preset in PRESETS.items():
+        group.add_argument(
+            f"--{name}", action="store_const", const=preset, dest="preset", help=preset.help
+        )
+    group.add_argument(
+        "--beam-size",
+        type=positive,
+        metavar="K",
+        help="paths kept by the beam search: more is slower and, up to about 10, better",
+    )
+    group.add_argument(
+        "--ctc-weight",
+        type=_fraction,
+        metavar="W",
+        help="share of CTC in the beam search, 0 to 1; the decoder has the rest",
+    )
+    group.add_argument(
+        "--length-bonus",
+        type=float,
+        metavar="X",
+        help="added to a path's score for each character, in nats: longer texts for higher values",
+    )
+    group.add_argument(
+        "--lm-weight",
+        type=_fraction,
+        metavar="W",
+        help="weight of the language model in the beam search, 0 to 1; 0 is without",
+    )
+    group.add_argument(
+        "--hotwords",
+        metavar="WORDS",
+        help="names and words to listen for: 'Rachel Lynde, Avonlea', or a file with one a line",
+    )
+    group.add_argument(
+        "--hotword-weight",
+        type=_not_negative,
+        metavar="W",
+        help="how much each of their characters is worth, in nats (default: 1)",
+    )
+    group.add_argument(
+        "--nbest",
+        type=positive,
+        metavar="N",
+        help="give the N best texts of each segment, with scores, in --output json",
+    )
+    group.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; auto takes a GPU if there is one (default: %(default)s)",
+    )
+    group.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads (default: one for each core)"
+    )
+
+
+def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchConfig]:
+    """Load the model that the options of `add_model_arguments` name, and its search settings.
+
+    Raises:
+        ValueError: There is no such model or device.
+    """
+    import torch
+
+    from asr.checkpoint import load_model
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    preset: dict[str, Any] = args.preset.search if args.preset else {}
+    is_beam = (args.method or preset.get("method", "beam")) == "beam"
+    bundle = load_model(args.model, choose_device(args.device), language_model=is_beam)
+    search = bundle.config.search
+    if is_beam and args.lm_weight and bundle.language_model is None:
+        raise ValueError(f"--lm-weight: {bundle.directory} has no language model, wanted one")
+    names = ("beam_size", "ctc_weight", "lm_weight", "length_bonus", "hotword_weight", "nbest")
+    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.hotwords is not None:
+        from asr.hotwords import parse_hotwords
+
+        alphabet, spelling = bundle.tokenizer.alphabet, bundle.config.data.normalize
+        chosen["hotwords"] = parse_hotwords(args.hotwords, alphabet, spelling)
+    if chosen:
+        chosen["method"] = "beam"  # asking for these asks for a beam
+    if args.method is not None:
+        chosen["method"] = args.method
+    return bundle, replace(search, **{**preset, **chosen})
+
+
+def choose_device(name: str) -> str:
+    """Return "cpu" or "cuda" for these names or "auto", which takes a GPU if there is one.
+
+    Raises:
+        ValueError: A GPU is wanted, and there is none.
+    """
+    if name == "cpu":
+        return "cpu"
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise ValueError("--device cuda: found no GPU that PyTorch can use, wanted one")
+    return "cuda" if has_gpu else "cpu"
+
+
+def complain(message: object) -> None:
+    """Write one line about a user's error to stderr."""
+    print("asr:", str(message).replace("\n", " "), file=sys.stderr, flush=True)
+
+
+def positive(text: str) -> int:
+    """Read the value of an option: a whole number above 0."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number above 0")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number of at least 0")
+    return number
+
+
+def _fraction(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number <= 1.0:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number from 0 to 1")
+    return number

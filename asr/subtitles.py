@@ -1,0 +1,241 @@
+"""Transcripts in the formats of players, editors and scoring tools: srt, vtt, tsv, ctm, json, txt.
+
+Subtitles follow what television asks for: at most two lines of 42 characters, some 17 characters a
+second where the speech allows it, no cue shorter than a second or longer than seven. Where cues
+begin and end is chosen for the whole recording at once, by dynamic programming, so that they break
+at pauses and no word is left over alone.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from pathlib import PurePath
+
+from asr.transcript import Segment, Transcript, Word
+
+LINE_CHARACTERS, LINES = 42, 2
+MIN_SECONDS, MAX_SECONDS = 1.0, 7.0  # of a cue
+MIN_GAP_SECONDS = 0.08  # two pictures of a film: without it, a change of text is not noticed
+READING_SPEED = 17.0  # characters a second
+
+# What a cut costs, in cues: each cue is 1. Found by reading the subtitles of some recordings.
+_LONG_PAUSE, _NO_PAUSE_COST = 0.5, 1.5  # a break where there is no pause; free at a long one
+_HARMLESS_PAUSE, _INNER_PAUSE_COST = 0.3, 4.0  # a second of a pause inside a cue
+_LONELY_COST = 0.5  # a single word
+_SHORT_COST = 4.0  # a second that is missing to the shortest cue
+_HASTE_COST = 0.2  # a character a second above the reading speed
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """What is on the screen at once.
+
+    Attributes:
+        start: Milliseconds from the start of the recording.
+        end: Milliseconds, after `start` and not after the next cue's start.
+        lines: One or two.
+    """
+
+    start: int
+    end: int
+    lines: tuple[str, ...]
+
+
+def make_cues(transcript: Transcript) -> list[Cue]:
+    """Cut a transcript into cues, in order, none overlapping.
+
+    Words of segments that have no times share the time of their segment by their lengths.
+    """
+    words = [part for segment in transcript.segments for part in _timed_words(segment)]
+    groups = [words[first:last] for first, last in _group(words)]
+    cues: list[Cue] = []
+    free = 0  # milliseconds from which on the screen is free
+    for number, group in enumerate(groups):
+        is_last = number + 1 == len(groups)
+        limit = transcript.duration if is_last else groups[number + 1][0].start - MIN_GAP_SECONDS
+        text = " ".join(word.text for word in group)
+        start = group[0].start
+        wanted = max(group[-1].end, start + MIN_SECONDS, start + len(text) / READING_SPEED)
+        # Times of words may be so close that nothing is left; a cue must still be seen.
+        first = max(free, _milliseconds(start))
+        end = min(_milliseconds(min(wanted, limit)), first + _milliseconds(MAX_SECONDS))
+        free = max(first + 1, end)
+        cues.append(Cue(first, free, _lines(text)))
+    return cues
+
+
+def _timed_words(segment: Segment) -> list[Word]:
+    """Return the words of a segment, none longer than a line."""
+    words = list(segment.words)
+    if not words:
+        texts = segment.text.split()
+        total = sum(len(text) + 1 for text in texts)
+        share = (segment.end - segment.start) / max(total, 1)
+        place = segment.start
+        for text in texts:
+            words.append(Word(text, place, place + len(text) * share))
+            place += (len(text) + 1) * share
+    return [part for word in words for part in _split_word(word)]
+
+
+def _split_word(word: Word) -> list[Word]:
+    """Cut what is longer than a line."""
+    parts = math.ceil(len(word.text) / LINE_CHARACTERS)
+    if parts <= 1:
+        return [word]
+    share = (word.end - word.start) / parts
+    return [
+        replace(
+            word,
+            text=word.text[number * LINE_CHARACTERS : (number + 1) * LINE_CHARACTERS],
+            start=word.start + number * share,
+            end=word.start + (number + 1) * share,
+        )
+        for number in range(parts)
+    ]
+
+
+def _group(words: Sequence[Word]) -> list[tuple[int, int]]:
+    """Return the first word and the one behind the last of each cue: the cheapest cut."""
+    # Sums up to each word: characters with a space behind each, and the cost of pauses inside.
+    characters = [0, *accumulate(len(word.text) + 1 for word in words)]
+    pauses = [0.0, *accumulate(_inner_pause_cost(a, b) for a, b in pairwise(words)), 0.0]
+    costs, previous = [0.0] + [math.inf] * len(words), [0] * (len(words) + 1)
+    for last in range(1, len(words) + 1):
+        following = words[last] if last < len(words) else None
+        for first in range(last - 1, -1, -1):
+            length = characters[last] - characters[first] - 1
+            if last - first > 1 and not _fits(words[first:last], length):
+                break
+            cost = costs[first] + _cost(words[first], words[last - 1], following, length)
+            cost += pauses[last - 1] - pauses[first] + _LONELY_COST * (last - first == 1)
+            if cost < costs[last]:
+                costs[last], previous[last] = cost, first
+    cuts: list[tuple[int, int]] = []
+    last = len(words)
+    while last:
+        cuts.append((previous[last], last))
+        last = previous[last]
+    return cuts[::-1]
+
+
+def _fits(group: Sequence[Word], length: int) -> bool:
+    if length > LINES * LINE_CHARACTERS + 1 or group[-1].end - group[0].start > MAX_SECONDS:
+        return False
+    lines = _lines(" ".join(word.text for word in group)) if length > LINE_CHARACTERS else ()
+    return all(len(line) <= LINE_CHARACTERS for line in lines)
+
+
+def _inner_pause_cost(before: Word, after: Word) -> float:
+    return _INNER_PAUSE_COST * max(after.start - before.end - _HARMLESS_PAUSE, 0.0)
+
+
+def _cost(first: Word, last: Word, following: Word | None, length: int) -> float:
+    """Say how bad a cue from `first` to `last` would be by its time and its end, in cues."""
+    seconds = MAX_SECONDS
+    cost = 1.0
+    if following is not None:
+        seconds = min(seconds, max(following.start - MIN_GAP_SECONDS - first.start, 0.01))
+        pause = max(following.start - last.end, 0.0)
+        cost += _NO_PAUSE_COST * (1.0 - min(pause / _LONG_PAUSE, 1.0))
+    cost += _SHORT_COST * max(MIN_SECONDS - seconds, 0.0)
+    return cost + _HASTE_COST * max(length / seconds - READING_SPEED, 0.0)
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    """Break a text into lines as equal as can be; of two ways, the one with the longer second."""
+    if len(text) <= LINE_CHARACTERS:
+        return (text,)
+    spaces = [place for place, character in enumerate(text) if character == " "]
+    if not spaces:
+        return (text,)
+    best = min(spaces, key=lambda place: (max(place, len(text) - place - 1), place))
+    return text[:best], text[best + 1 :]
+
+
+def to_txt(transcript: Transcript, name: str = "") -> str:
+    """Return the text in one line."""
+    return transcript.to_text() + "\n"
+
+
+def to_json(transcript: Transcript, name: str = "") -> str:
+    """Return one line of JSON: the recording's name as `path`, and `Transcript.to_json`."""
+    return json.dumps({"path": name, **transcript.to_json()}, ensure_ascii=False) + "\n"
+
+
+def to_srt(transcript: Transcript, name: str = "") -> str:
+    """Return SubRip subtitles."""
+    return "\n".join(
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n"
+        + "".join(f"{line}\n" for line in cue.lines)
+        for number, cue in enumerate(make_cues(transcript), start=1)
+    )
+
+
+def to_vtt(transcript: Transcript, name: str = "") -> str:
+    """Return WebVTT subtitles."""
+    return "WEBVTT\n" + "".join(
+        f"\n{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n"
+        + "".join(f"{html.escape(line, quote=False)}\n" for line in cue.lines)
+        for cue in make_cues(transcript)
+    )
+
+
+def to_tsv(transcript: Transcript, name: str = "") -> str:
+    """Return a table of segments: start and end in whole milliseconds, and the text."""
+    rows = ["start\tend\ttext\n"]
+    for segment in transcript.segments:
+        text = " ".join(segment.text.split())
+        rows.append(f"{_milliseconds(segment.start)}\t{_milliseconds(segment.end)}\t{text}\n")
+    return "".join(rows)
+
+
+def to_ctm(transcript: Transcript, name: str = "") -> str:
+    """Return a line for each word: recording, channel, start, duration (s), word, confidence.
+
+    The recording is the name's last part without its suffix, with `_` for spaces.
+    """
+    recording = "_".join(PurePath(name).stem.split()) or "recording"
+    return "".join(
+        f"{recording} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text} "
+        f"{word.confidence:.3f}\n"
+        for word in transcript.words
+    )
+
+
+_WRITERS: dict[str, Callable[[Transcript, str], str]] = {
+    "txt": to_txt,
+    "json": to_json,
+    "srt": to_srt,
+    "vtt": to_vtt,
+    "tsv": to_tsv,
+    "ctm": to_ctm,
+}
+FORMATS = tuple(_WRITERS)
+
+
+def format_transcript(transcript: Transcript, format: str, name: str = "") -> str:
+    """Return what a file of one of `FORMATS` holds.
+
+    Args:
+        transcript: The transcript.
+        format: Extension of the file.
+        name: Of the recording; json and ctm hold it.
+    """
+    return _WRITERS[format](transcript, name)
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(1000 * seconds)
+
+
+def _clock(milliseconds: int, separator: str) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds:02}{separator}{rest:03}"
