@@ -99,7 +99,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--hotword-weight",
         type=_not_negative,
         metavar="W",
-        help="how much each of their characters is worth, in nats (default: 1)",
+        help="how much each of their characters is worth, in nats (default: 1.25)",
     )
     group.add_argument(
         "--nbest",
