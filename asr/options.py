@@ -108,6 +108,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="give the N best texts of each segment, with scores, in --output json",
     )
     group.add_argument(
+        "--no-vad",
+        dest="vad",
+        action="store_false",
+        help="hear everything, also what the voice activity detector takes for silence or noise",
+    )
+    group.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
