@@ -89,7 +89,7 @@ def audio_duration(path: str | os.PathLike[str]) -> float:
         AudioError: as `open_audio`, as far as the header shows it.
     """
     with _open(path, None) as sound:
-        seconds = sound.seconds
+        seconds = sound.seconds if sound.sample_rate else 0
         if seconds is None:
             seconds = sum(len(block) for block in sound.blocks) / sound.sample_rate
         if seconds == 0:
@@ -124,6 +124,9 @@ def open_audio(
     """
     name = _name(source)
     with _open(source, raw) as sound:
+        if not LOWEST_RATE <= sound.sample_rate <= HIGHEST_RATE:
+            wanted = f"wanted {LOWEST_RATE}..{HIGHEST_RATE} Hz"
+            raise AudioError(f"{name}: its header says {sound.sample_rate} Hz, {wanted}")
         if channel is not None and not 1 <= channel <= sound.num_channels:
             found = f"found {sound.num_channels} channels"
             raise AudioError(f"{name}: {found}, wanted channel {channel}")
@@ -277,9 +280,6 @@ def _open_soundfile(name: str, file: IO[bytes], head: bytes) -> Iterator[_Sound]
         sound = soundfile.SoundFile(source or file.fileno(), closefd=source is not None)
     with sound:
         rate, channels = int(sound.samplerate), int(sound.channels)
-        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-            wanted = f"wanted {LOWEST_RATE}..{HIGHEST_RATE} Hz"
-            raise AudioError(f"{name}: its header says {rate} Hz, {wanted}")
         # soundfile seeks after every read, which fails at the end of streamed FLAC.
         sound.seekable = lambda: False
         streamed = sound.frames >= 1 << 62  # FLAC that does not tell

@@ -87,6 +87,8 @@ def recognise_utterances(
     utterances: Sequence[Utterance],
     search: SearchConfig,
     progress: Callable[[float], None] | None = None,
+    *,
+    detect_speech: bool = True,
 ) -> Recognised:
     """Recognise a set exactly as `asr.transcribe` does, and time it.
 
@@ -95,10 +97,11 @@ def recognise_utterances(
         utterances: With ids that are all different.
         search: How to search.
         progress: Called with the seconds of audio done after each block.
+        detect_speech: Hear only what the voice activity detector takes for speech.
     """
     from asr.audio import AudioError, load_audio
 
-    recognizer = Recognizer(bundle, search)
+    recognizer = Recognizer(bundle, search, detect_speech, words=False)
     rate = bundle.config.features.sample_rate
     texts: dict[str, str] = {}
     durations: dict[str, float] = {}
@@ -228,7 +231,9 @@ def _run(args: argparse.Namespace, command: str) -> int:
         return _stop_at(unreadable)
     bundle, search = load_from_arguments(args)
     with _progress_bar(utterances) as progress:
-        recognised = recognise_utterances(bundle, utterances, search, progress)
+        recognised = recognise_utterances(
+            bundle, utterances, search, progress, detect_speech=args.vad
+        )
     if recognised.problems and not args.skip_bad:
         return _stop_at(recognised.problems)
     score = _score(utterances, recognised, bundle.config.data.normalize)
@@ -239,7 +244,7 @@ def _run(args: argparse.Namespace, command: str) -> int:
         "skipped": len(unreadable) + len(recognised.problems),
         "baseline": difference and {"file": args.baseline, **asdict(difference)},
         **_describe_speed(recognised),
-        "search": asdict(search),
+        "search": {**asdict(search), "hotwords": list(search.hotwords)},
         "model": _describe_model(bundle),
         **describe_machine(),
         "command": command,

@@ -99,13 +99,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--hotword-weight",
         type=_not_negative,
         metavar="W",
-        help="how much each of their characters is worth, in nats (default: 1)",
+        help="how much each of their characters is worth, in nats (default: 1.25)",
     )
     group.add_argument(
         "--nbest",
         type=positive,
         metavar="N",
         help="give the N best texts of each segment, with scores, in --output json",
+    )
+    group.add_argument(
+        "--no-vad",
+        dest="vad",
+        action="store_false",
+        help="hear everything, also what the voice activity detector takes for silence or noise",
     )
     group.add_argument(
         "--device",

@@ -118,12 +118,6 @@ def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
         help="the files have no header; s16le:16000:1, for example, or mulaw:8000",
     )
     group.add_argument(
-        "--no-vad",
-        dest="vad",
-        action="store_false",
-        help="hear everything, also what the voice activity detector takes for silence or noise",
-    )
-    group.add_argument(
         "--batch-seconds",
         type=positive,
         default=round(BATCH_SECONDS),

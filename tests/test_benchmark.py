@@ -15,9 +15,8 @@ import asr.benchmark
 from asr.audio import load_audio
 from asr.benchmark import compare, main, recognise_utterances
 from asr.checkpoint import ModelBundle, load_model
-from asr.config import SearchConfig
 from asr.manifest import Utterance, read_manifest, write_manifest
-from asr.pieces import recognize
+from asr.recognizer import Recognizer
 from asr.report import read_hypotheses, to_markdown
 from asr.score import score_utterances
 from asr.transcript import Segment, Transcript
@@ -56,16 +55,14 @@ def manifest(tmp_path: Path) -> Path:
 def say(monkeypatch: pytest.MonkeyPatch) -> "type[Say]":
     """Let the model say given texts, found by the length of the sound."""
 
-    def fake(
-        bundle: ModelBundle, waveforms: Sequence[NDArray[np.float32]], search: SearchConfig
-    ) -> list[Transcript]:
+    def fake(_: Recognizer, waveforms: Sequence[NDArray[np.float32]]) -> list[Transcript]:
         numbers = [(len(waveform) - RATE) // 1600 for waveform in waveforms]
         return [
             Transcript((Segment(0.0, len(w) / RATE, Say.texts[n]),), len(w) / RATE)
             for n, w in zip(numbers, waveforms, strict=True)
         ]
 
-    monkeypatch.setattr(asr.benchmark, "transcribe_waveforms", fake)
+    monkeypatch.setattr(Recognizer, "transcribe", fake)
     Say.texts = list(SPOKEN)
     return Say
 
@@ -89,10 +86,11 @@ def summary_of(folder: Path) -> dict[str, object]:
 def test_a_real_model_gives_what_recognize_gives(
     manifest: Path, tiny_model_dir: Path, tiny_bundle: ModelBundle
 ) -> None:
-    code, folder = run(manifest, tiny_model_dir, "out")
+    code, folder = run(manifest, tiny_model_dir, "out", "--no-vad")
     assert code == 0
     utterances = read_manifest(manifest)
-    texts = recognize(tiny_bundle, [load_audio(u.audio_filepath) for u in utterances])
+    waveforms = [load_audio(u.audio_filepath) for u in utterances]
+    texts = [result.text for result in recognize(tiny_bundle, waveforms)]
     assert any(texts)
     assert list(read_hypotheses(folder / "hypotheses.jsonl").values()) == texts
     expected = score_utterances(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asr.audio import AudioError, audio_duration, load_audio, open_audio
 from asr.media import container_name
@@ -97,6 +100,38 @@ def test_cut_containers_are_refused_or_say_that_they_are_cut(tmp_path: Path, kin
                 assert str(error).startswith(str(path)) and "\n" not in str(error)
                 continue
             assert function is audio_duration and result > 0, size
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("media")
+    return {
+        kind: encode(folder / f"a.{kind}", KINDS[kind], sine(RATE)[:, : RATE // 5]).read_bytes()
+        for kind in ("m4a", "webm", "aac")
+    }
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    kind=st.sampled_from(["m4a", "webm", "aac"]),
+    cut=st.floats(0.5, 1),
+    changes=st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=5),
+)
+def test_damage_gives_sound_or_an_audio_error(
+    contents: dict[str, bytes], kind: str, cut: float, changes: list[tuple[int, int]]
+) -> None:
+    damaged = bytearray(contents[kind])
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a.{kind}"
+        path.write_bytes(damaged[: round(cut * len(damaged))])
+        try:
+            waveform = load_audio(path)
+        except AudioError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+        else:
+            assert np.isfinite(waveform).all() and np.abs(waveform).max() <= 1
 
 
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
