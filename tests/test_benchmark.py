@@ -16,6 +16,7 @@ from asr.audio import load_audio
 from asr.benchmark import compare, main, recognise_utterances
 from asr.checkpoint import ModelBundle, load_model
 from asr.manifest import Utterance, read_manifest, write_manifest
+from asr.pieces import recognize
 from asr.recognizer import Recognizer
 from asr.report import read_hypotheses, to_markdown
 from asr.score import score_utterances
