@@ -16,9 +16,10 @@ The table has a row for each way of training the same network on the same batche
 
 A step is everything from reading audio to the running average of weights. Rates are hours of audio
 an hour; they and the shares of the parts are medians of rounds in which the rows take turns, after
-one that only warms up. Peak memory is that of a process of its own that does nothing else (on a
-GPU: what PyTorch allocated there). `--sweep` times cells, widths, frame rates, precisions and
-threads instead, to choose a setting by. `bench_processes.py` times several processes together.
+one that only warms up. Peak memory is that of a process of its own that does nothing else, on the
+longest utterances (on a GPU: what PyTorch allocated there). `--sweep` times cells, widths, frame
+rates, precisions and threads instead, to choose a setting by. `bench_processes.py` times several
+processes together.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import shlex
 import shutil
 import statistics
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -39,14 +41,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
 import torch
 from timed_step import PARTS, Contestant, Variant
-from torch import Tensor
 
 from asr.checkpoint import build_model
 from asr.config import Config, load_config
-from asr.dataset import DurationBatches, SpeechDataset, load_utterances
-from asr.manifest import Utterance
+from asr.dataset import SpeechDataset, load_utterances
+from asr.manifest import Utterance, write_manifest
 from asr.model import RECURRENT_CELLS
 from asr.report import describe_machine
 
@@ -74,55 +77,62 @@ class Timing:
         return {name: seconds / sum(medians.values()) for name, seconds in medians.items()}
 
 
-class SyntheticDataset(SpeechDataset):
-    """Noise that is said to be speech: lengths and texts are like those of read books."""
+def write_synthetic(folder: Path, config: Config, longest: float, seconds: float) -> str:
+    """Write noise that is said to be speech; lengths and texts are like those of read books.
 
-    def waveform(self, index: int) -> Tensor:
-        """Return (N,) noise."""
-        count = int(self.utterances[index].duration * self.sample_rate)
-        return 0.1 * torch.randn(count, generator=torch.Generator().manual_seed(index))
+    Args:
+        folder: Gets the sound files and the manifest.
+        config: Sample rate and alphabet.
+        longest: Seconds of the longest utterance; the shortest has half of them.
+        seconds: Of all together.
 
-
-@dataclass(frozen=True)
-class Data:
-    """Where batches come from; made again in every process."""
-
-    manifest: str
-    synthetic_seconds: float  # of the longest utterances; 0 reads the manifest
-
-    def load(self, config: Config, rounds: int) -> tuple[SpeechDataset, list[list[int]]]:
-        """Return a data set and evenly picked batches, one a round and one to warm up.
-
-        Raises:
-            ValueError: The manifest cannot be read or holds nothing usable.
-        """
-        _, _, tokenizer = build_model(config)
-        rate = config.features.sample_rate
-        if self.synthetic_seconds:
-            chance = random.Random(1)
-            lengths = [self.synthetic_seconds * chance.uniform(0.5, 1) for _ in range(2000)]
-            letters = config.data.alphabet
-            texts = ["".join(chance.choices(letters, k=int(CHARS_PER_SECOND * s))) for s in lengths]
-            made = [Utterance("", s, text) for s, text in zip(lengths, texts, strict=True)]
-            dataset: SpeechDataset = SyntheticDataset(made, tokenizer, rate)
-        else:
-            utterances, _ = load_utterances([self.manifest], config.data)
-            dataset = SpeechDataset(utterances, tokenizer, rate, config.data.cache_dir)
-        durations = [utterance.duration for utterance in dataset.utterances]
-        limits = (config.data.batch_seconds, config.data.max_batch_size)
-        order = DurationBatches(durations, *limits, seed=1, short_first=True).epoch(0)
-        # From the middle of equal stretches: the very last batch may hold hardly anything.
-        picked = [order[(2 * i + 1) * len(order) // (2 * rounds)] for i in range(rounds)]
-        return dataset, [picked[len(picked) // 2], *picked]
+    Returns:
+        The manifest.
+    """
+    chance, rate = random.Random(1), config.features.sample_rate
+    utterances: list[Utterance] = []
+    while sum(utterance.duration for utterance in utterances) < seconds:
+        duration = round(longest * chance.uniform(0.5, 1), 2)
+        letters = [c for c in config.data.alphabet if c != " "]
+        text = "".join(chance.choices(letters, k=int(CHARS_PER_SECOND * duration)))
+        path = folder / f"{len(utterances)}.wav"
+        noise = np.random.default_rng(len(utterances)).normal(0, 0.1, int(rate * duration))
+        soundfile.write(path, noise, rate)
+        utterances.append(Utterance(str(path), duration, text, id=path.stem))
+    write_manifest(folder / "noise.jsonl", utterances)
+    return str(folder / "noise.jsonl")
 
 
-def measure(variants: Sequence[Variant], data: Data, rounds: int) -> list[Timing]:
+def load_batches(
+    config: Config, manifest: str, count: int
+) -> tuple[SpeechDataset, list[list[int]]]:
+    """Return a data set, and batches of utterances of like length, evenly from short to long.
+
+    Raises:
+        ValueError: The manifest cannot be read or holds nothing usable.
+    """
+    utterances, _ = load_utterances([manifest], config.data)
+    tokenizer = build_model(config)[2]
+    rate = config.features.sample_rate
+    dataset = SpeechDataset(utterances, tokenizer, rate, config.data.cache_dir)
+    durations = [utterance.duration for utterance in utterances]
+    order = sorted(range(len(durations)), key=durations.__getitem__)
+    batches = []
+    for number in range(count):
+        last = (number + 1) * len(order) // count  # the longest of the batch is the one before
+        size = int(config.data.batch_seconds / durations[order[max(0, last - 1)]])
+        size = max(1, min(size, config.data.max_batch_size))
+        batches.append(order[max(0, last - size) : max(1, last)])
+    return dataset, batches
+
+
+def measure(variants: Sequence[Variant], manifest: str, rounds: int) -> list[Timing]:
     """Time the variants in turns; those of the same network share it."""
     contestants: dict[Any, Contestant] = {}
     seconds: list[list[dict[str, float]]] = [[] for _ in variants]
     audio: list[float] = []
-    dataset, batches = data.load(variants[0].config, rounds)
-    for number, indices in enumerate(batches):
+    dataset, batches = load_batches(variants[0].config, manifest, rounds)
+    for number, indices in enumerate([batches[-1], *batches]):  # the first only warms up
         show(f"round {number} of {rounds}")
         audio.append(sum(dataset.utterances[i].duration for i in indices))
         for variant, parts in zip(variants, seconds, strict=True):
@@ -136,16 +146,13 @@ def measure(variants: Sequence[Variant], data: Data, rounds: int) -> list[Timing
     return [Timing(tuple(audio[1:]), tuple(parts[1:])) for parts in seconds]
 
 
-def peak_memory(variant: Variant, data: Data) -> float:
-    """Return the highest memory in MiB of a process that makes two steps; run in its own."""
+def peak_memory(variant: Variant, manifest: str) -> float:
+    """Return the highest memory in MiB of this process after steps on the longest utterances."""
     torch.set_num_threads(variant.threads)
-    dataset, _ = data.load(variant.config, 1)
+    dataset, batches = load_batches(variant.config, manifest, 1)
     contestant = Contestant(variant)
-    longest = [max(range(len(dataset)), key=lambda i: dataset.utterances[i].duration)]
-    limits = (variant.config.data.batch_seconds, variant.config.data.max_batch_size)
-    count = int(min(limits[0] / dataset.utterances[longest[0]].duration, limits[1]))
     for number in range(2):
-        contestant.step(dataset, longest * max(1, count), number)
+        contestant.step(dataset, batches[0], number)
     if variant.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     # Not getrusage: its maximum includes the parent's memory from before exec.
@@ -153,13 +160,13 @@ def peak_memory(variant: Variant, data: Data) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def memory_of(variant: Variant, data: Data) -> float | None:
-    """Return the peak memory in MiB, None where the system does not tell."""
+def memory_of(variant: Variant, manifest: str) -> float | None:
+    """Return the peak memory in MiB of a process of its own, None where nothing tells it."""
     if variant.device == "cpu" and not Path("/proc/self/status").exists():
         return None
     show(f"memory of {variant.name}")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(peak_memory, variant, data).result()
+        return pool.submit(peak_memory, variant, manifest).result()
 
 
 def alternatives(config: Config, device: str, threads: int, compiled: bool) -> list[Variant]:
@@ -226,6 +233,14 @@ def show(message: str) -> None:
         print(f"\r\033[K{message}", end="", file=sys.stderr, flush=True)
 
 
+def variants_of(config: Config, options: argparse.Namespace, device: str) -> list[Variant]:
+    """Return what the command line wants measured on a device."""
+    if options.sweep:
+        return sweep(config, options, device)
+    compiled = options.compile and can_compile(device)
+    return alternatives(config, device, options.threads[0], compiled)
+
+
 def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     """Measure what the command line asks for.
 
@@ -235,29 +250,30 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     config = load_config(options.config, options.overrides)
     limit = options.batch_seconds or config.data.batch_seconds
     config = replace(config, data=replace(config.data, batch_seconds=limit))
-    data = Data(options.manifest, options.synthetic)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: found no CUDA device")
     rows: list[dict[str, Any]] = []
     load = os.getloadavg()[0]
-    for device in ("cpu", "cuda") if options.device == "both" else (options.device,):
-        if options.sweep:
-            variants = sweep(config, options, device)
-        else:
-            compiled = options.compile and can_compile(device)
-            variants = alternatives(config, device, options.threads[0], compiled)
-        timings: Sequence[Timing | None] = [None] * len(variants)
-        if device == "cpu" or torch.cuda.is_available():
-            timings = measure(variants, data, options.rounds)
-        elif options.device == "cuda":
-            raise ValueError("--device cuda: found no CUDA device")
-        for variant, timing in zip(variants, timings, strict=True):
-            row = {"name": variant.name, "device": device, "threads": variant.threads}
-            row |= {"rate": timing and timing.rate, "shares": timing and timing.shares}
-            wanted = timing is not None and not options.sweep and not options.no_memory
-            rows.append(row | {"peak_mib": memory_of(variant, data) if wanted else None})
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = options.manifest
+        if options.synthetic:
+            seconds = (options.rounds + 1) * limit
+            manifest = write_synthetic(Path(folder), config, options.synthetic, seconds)
+        for device in ("cpu", "cuda") if options.device == "both" else (options.device,):
+            variants = variants_of(config, options, device)
+            present = device == "cpu" or torch.cuda.is_available()
+            timings: Sequence[Timing | None] = [None] * len(variants)
+            if present:
+                timings = measure(variants, manifest, options.rounds)
+            for variant, timing in zip(variants, timings, strict=True):
+                row = {"name": variant.name, "device": device, "threads": variant.threads}
+                row |= {"rate": timing and timing.rate, "shares": timing and timing.shares}
+                wanted = present and not options.sweep and not options.no_memory
+                rows.append(row | {"peak_mib": memory_of(variant, manifest) if wanted else None})
     parameters = sum(p.numel() for p in build_model(config)[0].parameters())
     return {
         "command": command, "rounds": options.rounds, "batch_seconds": limit,
-        "parameters": parameters, "data": options.manifest if not options.synthetic else "noise",
+        "parameters": parameters, "data": "noise" if options.synthetic else options.manifest,
         "load_before": round(load, 2), **describe_machine(), "rows": rows,
     }  # fmt: skip
 

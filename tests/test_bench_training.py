@@ -110,8 +110,7 @@ def test_peak_memory_is_that_of_a_process_of_its_own(config: Config) -> None:
         pytest.skip("the system does not tell")
     variant = timed_step.Variant("", config, "cpu", 1)
     ballast = torch.ones(100_000_000)  # 400 MB that must not be counted
-    data = bench_training.Data(config.data.train_manifests[0], 0.0)
-    found = bench_training.memory_of(variant, data)
+    found = bench_training.memory_of(variant, config.data.train_manifests[0])
     del ballast
     assert found is not None and 50 < found < 1500
 
