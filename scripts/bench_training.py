@@ -236,9 +236,11 @@ def show(message: str) -> None:
 def variants_of(config: Config, options: argparse.Namespace, device: str) -> list[Variant]:
     """Return what the command line wants measured on a device."""
     if options.sweep:
-        return sweep(config, options, device)
-    compiled = options.compile and can_compile(device)
-    return alternatives(config, device, options.threads[0], compiled)
+        variants = sweep(config, options, device)
+    else:
+        compiled = options.compile and can_compile(device)
+        variants = alternatives(config, device, options.threads[0], compiled)
+    return [replace(v, processor_time=options.processor_time) for v in variants]
 
 
 def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
@@ -300,6 +302,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda", "both"), default="both")
     add("--threads", type=int, nargs="+", default=[1], help="on the CPU; a sweep takes several")
     add("--rounds", type=int, default=5)
+    add(
+        "--processor-time", action="store_true",
+        help="count this process's time alone: for one thread on a machine that does other work",
+    )  # fmt: skip
     add("--compile", action="store_true", help="also torch.compile, where there is a compiler")
     add("--no-memory", action="store_true", help="leave out peak memory: saves some seconds a row")
     add("--json", type=Path, metavar="FILE", help="keep all figures here")
@@ -311,6 +317,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_intermixed_args(argv)
     if options.rounds < 1 or min(options.threads) < 1:
         parser.error("--rounds and --threads: wanted whole numbers above 0")
+    if options.processor_time and (options.device != "cpu" or options.threads != [1]):
+        parser.error("--processor-time: wanted --device cpu and --threads 1")
     return options
 
 
@@ -325,10 +333,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bench_training: {error}", file=sys.stderr)
         return 2
     machine = result["machine"]
+    clock = "processor" if options.processor_time else "wall-clock"
     print(
         f"`{command}`\n\n{machine['cpu']}, {machine['gpu'] or 'no GPU'}, {result['date'][:10]}; "
         f"{result['parameters'] / 1e6:.1f} M parameters, {result['batch_seconds']:g} s an update, "
-        f"{options.rounds} rounds, {options.threads} threads, load {result['load_before']} before\n"
+        f"{options.rounds} rounds, threads {', '.join(map(str, options.threads))}, "
+        f"load {result['load_before']} before, {clock} time\n"
     )
     print(table(result["rows"]))
     if options.json:
