@@ -1,15 +1,16 @@
 """Make longer utterances by joining short ones of the same speaker.
 
     python recipes/fixed_vector/join.py data/tiny/train.jsonl --output runs/fixed_vector/data \\
-        --longest 3 --rounds 6
+        --rounds 4 2 2
     python recipes/fixed_vector/join.py data/tiny/dev.jsonl data/tiny/test.jsonl \\
-        --output runs/fixed_vector/data --longest 4
+        --output runs/fixed_vector/data --rounds 1 1 1 1
 
 The sentences of the tiny corpus all take about two seconds; to see how an error grows with the
 length, lengths must differ. For 1, 2, 3, … sentences, each speaker's are shuffled and joined in
-order, with a pause between: a round holds every sentence once at every length (but for the few
-that are left over), so a longer utterance is not made of harder words. The audio is written as
-FLAC beside the manifest `OUTPUT/NAME.jsonl`; the same seed makes the same files.
+order, with a pause between: a round holds every sentence once (but for the few that are left
+over), so a longer utterance is not made of harder words. `--rounds` tells how many rounds of single
+ones, of pairs, of triples and so on. The audio is written as FLAC beside the manifest
+`OUTPUT/NAME.jsonl`; the same seed makes the same files.
 """
 
 from __future__ import annotations
@@ -67,15 +68,15 @@ def join_group(group: Sequence[Utterance], path: Path) -> Utterance:
 
 
 def join_manifest(
-    manifest: Path, output: Path, longest: int, rounds: int, seed: int
+    manifest: Path, output: Path, rounds: Sequence[int], seed: int
 ) -> list[Utterance]:
-    """Join the utterances of a manifest in groups of 1 to `longest`.
+    """Join the utterances of a manifest in groups of 1, 2, 3, ….
 
     Args:
         manifest: Short utterances.
         output: Folder for the new manifest and its audio.
-        longest: Sentences of the longest utterances.
-        rounds: How often every utterance is there at every length, in other company each time.
+        rounds: How often every utterance is there alone, in pairs and so on, in other company
+            each time.
         seed: Source of chance.
 
     Returns:
@@ -87,8 +88,8 @@ def join_manifest(
     utterances = read_manifest(manifest)
     chance = random.Random(seed)
     joined: list[Utterance] = []
-    for size in range(1, longest + 1):
-        for _ in range(rounds):
+    for size, repeats in enumerate(rounds, start=1):
+        for _ in range(repeats):
             for group in groups_of(utterances, size, chance):
                 name = f"{manifest.stem}-x{size}-{len(joined):05d}"
                 joined.append(join_group(group, output / manifest.stem / f"{name}.flac"))
@@ -103,17 +104,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("manifests", nargs="+", type=Path)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--longest", type=int, default=3, help="sentences (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=1, help="of joining (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, nargs="+", required=True, help="of 1, 2, 3, … sentences together"
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
-    if options.longest < 1 or options.rounds < 1:
-        parser.error("--longest and --rounds: wanted whole numbers above 0")
+    if min(options.rounds) < 0 or not any(options.rounds):
+        parser.error(f"--rounds: found {options.rounds}, wanted whole numbers above 0")
     try:
         for manifest in options.manifests:
-            joined = join_manifest(
-                manifest, options.output, options.longest, options.rounds, options.seed
-            )
+            joined = join_manifest(manifest, options.output, options.rounds, options.seed)
             hours = sum(utterance.duration for utterance in joined) / 3600
             place = options.output / manifest.name
             print(f"{place}: {len(joined)} utterances, {hours:.2f} h")
