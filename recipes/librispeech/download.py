@@ -14,9 +14,10 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+OPENSLR = "https://www.openslr.org"
 ARCHIVE_FOLDER = "LibriSpeech"
 BLOCK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60
@@ -50,37 +51,53 @@ class Archive:
 
 MINI_LIBRISPEECH = {
     "train-clean-5": Archive(
-        "https://www.openslr.org/resources/31/train-clean-5.tar.gz",
+        f"{OPENSLR}/resources/31/train-clean-5.tar.gz",
         "md5",
         "5df7d4e78065366204ca6845bb08f490",
     ),
     "dev-clean-2": Archive(
-        "https://www.openslr.org/resources/31/dev-clean-2.tar.gz",
+        f"{OPENSLR}/resources/31/dev-clean-2.tar.gz",
         "md5",
         "6d7ab67ac6a1d2c993d050e16d61080d",
     ),
 }
 
 
-def known_archives() -> dict[str, Archive]:
-    """Return every subset that can be downloaded."""
+def known_archives(mirror: str = OPENSLR) -> dict[str, Archive]:
+    """Return every subset that can be downloaded.
+
+    Args:
+        mirror: Server that holds `resources/12` and `resources/31` as openslr.org does; checksums
+            are the publisher's all the same.
+    """
     # torchaudio takes a second to import and is needed for downloads only.
     from torchaudio.datasets import librispeech
 
-    archives = dict(MINI_LIBRISPEECH)
+    server = mirror.rstrip("/")
+    archives = {
+        subset: replace(archive, url=archive.url.replace(OPENSLR, server, 1))
+        for subset, archive in MINI_LIBRISPEECH.items()
+    }
     for url, checksum in librispeech._CHECKSUMS.items():
-        subset = url.rsplit("/", 1)[-1].removesuffix(".tar.gz")
-        archives[subset] = Archive(url.replace("http://", "https://", 1), "sha256", checksum)
+        name = url.rsplit("/", 1)[-1]
+        archive = Archive(f"{server}/resources/12/{name}", "sha256", checksum)
+        archives[name.removesuffix(".tar.gz")] = archive
     return archives
 
 
-def download_subset(corpus: Path, subset: str, archives: dict[str, Archive] | None = None) -> Path:
+def download_subset(
+    corpus: Path,
+    subset: str,
+    archives: dict[str, Archive] | None = None,
+    mirror: str = OPENSLR,
+) -> Path:
     """Make sure that a subset lies complete under `corpus/LibriSpeech`.
 
     Args:
         corpus: Folder that receives the archive and the extracted `LibriSpeech/` tree.
         subset: For example "train-clean-5".
         archives: The subsets that can be had; all known ones if left out.
+        mirror: Where to look for the known ones.
 
     Returns:
         The folder of the subset.
@@ -88,14 +105,14 @@ def download_subset(corpus: Path, subset: str, archives: dict[str, Archive] | No
     Raises:
         DownloadError: Unknown subset, failed transfer, wrong checksum or broken archive.
     """
-    archives = known_archives() if archives is None else archives
+    folder = corpus / ARCHIVE_FOLDER / subset
+    if folder.is_dir():  # Ours is moved there in one step, and a user's is not ours to replace.
+        return folder
+    archives = known_archives(mirror) if archives is None else archives
     if subset not in archives:
         raise DownloadError(
             f"cannot download subset {subset!r}: known are {', '.join(sorted(archives))}"
         )
-    folder = corpus / ARCHIVE_FOLDER / subset
-    if folder.is_dir():  # Ours is moved there in one step, and a user's is not ours to replace.
-        return folder
     archive = archives[subset]
     path = corpus / f"{subset}.tar.gz"
     if not path.exists():

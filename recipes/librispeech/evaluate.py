@@ -8,13 +8,14 @@ Hypotheses, alignments and summaries go to `runs/evaluate/NAME/SET/`. A copy of 
 command, machine and date, is kept in `results/NAME/SET.json` beside this file, and `RESULTS.md` is
 made from these copies alone: nobody types a figure. The rows of the model named `default`, which is
 the one in the package, also go into the README and the model card. What follows `--` goes to
-`asr.benchmark`, such as `-- --beam-size 16`. Works on a CPU and on a GPU; without one, a full set
-takes minutes.
+`asr.benchmark`, such as `-- --beam-size 16`. `--keep` measures only what was not measured with the
+same weights and command. Works on a CPU and on a GPU; without one, a full set takes minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -23,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 RECIPE = Path(__file__).parent
-RESULTS = RECIPE / "results"
-TABLE = RECIPE / "RESULTS.md"
+RESULTS = "results"  # folder of the kept summaries
+TABLE = "RESULTS.md"
 DEFAULT = "default"  # the name of the shipped model
 DEFAULT_TABLES = (
     RECIPE.parents[1] / "README.md",
@@ -57,29 +58,48 @@ class Result:
     command: str
 
 
-def evaluate(model: Path, name: str, manifest: Path, extra: list[str], command: str) -> Path:
+def evaluate(
+    model: Path, kept: Path, manifest: Path, extra: list[str], command: str, keep: bool = False
+) -> None:
     """Score one set and keep its summary.
 
-    Returns:
-        The kept copy of the summary.
+    Args:
+        model: Model directory.
+        kept: Where the copy of the summary goes: `results/NAME/SET.json`.
+        manifest: The set.
+        extra: Arguments for `asr.benchmark`.
+        command: What makes the table's row.
+        keep: Do nothing if the copy is there, made by the same command from the same weights.
 
     Raises:
         EvaluateError: The manifest is missing, or the benchmark failed.
     """
-    from asr import benchmark
-
     if not manifest.is_file():
         raise EvaluateError(f"{manifest}: not found; prepare.py makes the manifests")
+    if keep and _is_up_to_date(kept, model, command):
+        print(f"{kept}: already there")
+        return
+    from asr import benchmark
+
+    name = kept.parent.name
     output = Path("runs/evaluate") / name / manifest.stem
     arguments = [str(manifest), "--model", str(model), "--output-dir", str(output), *extra]
     if benchmark.main(arguments) != 0:
         raise EvaluateError(f"{manifest}: asr.benchmark failed with {shlex.join(arguments)}")
     summary = read_summary(output / "summary.json")
     summary["command"] = command  # ours, which makes the table's row, not that of the benchmark
-    kept = RESULTS / name / f"{manifest.stem}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    return kept
+
+
+def _is_up_to_date(kept: Path, model: Path, command: str) -> bool:
+    """Tell whether a kept summary was made by a command from a model's present weights."""
+    try:
+        summary = read_summary(kept)
+        sha256 = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+        return (summary["command"], summary["model"]["sha256"]) == (command, sha256)
+    except (EvaluateError, OSError, KeyError, TypeError):
+        return False
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -176,6 +196,11 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--name", help="of the row; the configuration's name if it has one")
     parser.add_argument("--manifests", type=Path, default=Path("runs/manifests"))
     parser.add_argument("--sets", nargs="+", default=["dev-clean", "dev-other"], metavar="SET")
+    parser.add_argument(
+        "--results", type=Path, default=RECIPE, metavar="FOLDER",
+        help="of RESULTS.md and results/ (default: beside this file)",
+    )  # fmt: skip
+    parser.add_argument("--keep", action="store_true", help="leave out what is already measured")
     parser.add_argument("--table-only", action="store_true", help="only write RESULTS.md anew")
     arguments = parser.parse_args(argv[:split])
     if not arguments.table_only and not (arguments.model and arguments.name):
@@ -191,14 +216,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for name in [] if arguments.table_only else arguments.sets:
             manifest = arguments.manifests / f"{name}.jsonl"
-            evaluate(arguments.model, arguments.name, manifest, extra, command)
+            kept = arguments.results / RESULTS / arguments.name / f"{name}.json"
+            evaluate(arguments.model, kept, manifest, extra, command, arguments.keep)
         configs = [path.stem for path in (RECIPE / "configs").glob("*.toml")]
-        results = load_results(RESULTS)
-        write_table(TABLE, make_table(results, configs))
+        results = load_results(arguments.results / RESULTS)
+        table = arguments.results / TABLE
+        if not table.exists():
+            table.parent.mkdir(parents=True, exist_ok=True)
+            table.write_text(f"# Results\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+        write_table(table, make_table(results, configs))
         shipped = [result for result in results if result.model == DEFAULT]
-        for table in DEFAULT_TABLES:
-            write_table(table, make_table(shipped, [DEFAULT]))
-        print(f"{TABLE} written")
+        for page in DEFAULT_TABLES if arguments.results == RECIPE else ():
+            write_table(page, make_table(shipped, [DEFAULT]))
+        print(f"{table} written")
     except ValueError as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2

@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from download import ARCHIVE_FOLDER, UTTERANCES, checksum_of, download_subset
+from download import ARCHIVE_FOLDER, OPENSLR, UTTERANCES, checksum_of, download_subset
 
 from asr.audio import AudioError, audio_duration
 from asr.manifest import Utterance, write_manifest
@@ -301,6 +301,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--subsets", nargs="+", required=True, metavar="SUBSET")
     parser.add_argument("--output", type=Path, required=True, help="folder for the manifests")
     parser.add_argument("--download", action="store_true", help="fetch subsets that are not there")
+    parser.add_argument("--mirror", default=OPENSLR, help="their server (default: %(default)s)")
     parser.add_argument("--max-seconds", type=float, default=36.0, help="longest utterance")
     parser.add_argument("--force", action="store_true", help="do again what is already done")
     return parser.parse_args(argv)
@@ -313,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
         for subset in arguments.subsets:
             name = manifest_name(subset)
             if arguments.download:
-                download_subset(arguments.corpus, name)
+                download_subset(arguments.corpus, name, mirror=arguments.mirror)
             report, made_now = prepare_subset(
                 arguments.corpus,
                 subset,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import types
@@ -38,8 +39,6 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in {
         "DEFAULT_TABLES": (shipped,),
         "RECIPE": tmp_path,
-        "RESULTS": tmp_path / "results",
-        "TABLE": table,
     }.items():
         monkeypatch.setattr(evaluate, name, value)
 
@@ -76,6 +75,33 @@ def test_evaluation_ends_in_the_table(recipe: Path) -> None:
     assert (recipe / "RESULTS.md").read_text(encoding="utf-8") == text
 
 
+def test_what_is_measured_already_is_kept_until_the_weights_change(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = recipe / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    runs = []
+
+    def benchmark(arguments: list[str]) -> int:
+        runs.append(arguments)
+        output = Path(arguments[arguments.index("--output-dir") + 1])
+        output.mkdir(parents=True, exist_ok=True)
+        sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+        text = json.dumps(SUMMARY | {"model": {"sha256": sha256}})
+        (output / "summary.json").write_text(text, encoding="utf-8")
+        return 0
+
+    monkeypatch.setattr(sys.modules["asr.benchmark"], "main", benchmark)
+    arguments = "model --name x --manifests . --sets dev-clean --results new/place --keep".split()
+    assert evaluate.main(arguments) == 0 and len(runs) == 1
+    assert "| x | dev-clean | 12.34" in (recipe / "new/place/RESULTS.md").read_text("utf-8")
+    assert evaluate.main(arguments) == 0 and len(runs) == 1, "nothing has changed"
+    assert evaluate.main([*arguments, "--", "--greedy"]) == 0 and len(runs) == 2, "other search"
+    weights.write_bytes(b"other weights")
+    assert evaluate.main([*arguments, "--", "--greedy"]) == 0 and len(runs) == 3
+
+
 def test_errors_are_one_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main("model --name x --manifests . --sets nowhere".split()) == 2
     error = capsys.readouterr().err
@@ -92,10 +118,11 @@ def test_errors_are_one_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_the_table_that_ships_is_made_from_the_results_that_ship() -> None:
     configs = [path.stem for path in (RECIPE / "configs").glob("*.toml")]
-    table = evaluate.make_table(evaluate.load_results(evaluate.RESULTS), configs)
-    text = evaluate.TABLE.read_text(encoding="utf-8")
+    results = evaluate.load_results(RECIPE / evaluate.RESULTS)
+    table = evaluate.make_table(results, configs)
+    text = (RECIPE / evaluate.TABLE).read_text(encoding="utf-8")
     assert text.split(evaluate.BEGIN)[1].split(evaluate.END)[0].strip() == table.strip()
-    shipped = [r for r in evaluate.load_results(evaluate.RESULTS) if r.model == evaluate.DEFAULT]
+    shipped = [result for result in results if result.model == evaluate.DEFAULT]
     for path in evaluate.DEFAULT_TABLES:
         text = path.read_text(encoding="utf-8")
         table = evaluate.make_table(shipped, [evaluate.DEFAULT])

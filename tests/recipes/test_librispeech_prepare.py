@@ -248,7 +248,7 @@ def test_download_and_prepare(
     tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archives = {"tiny-set": described(archive)}
-    monkeypatch.setattr(download, "known_archives", lambda: archives)
+    monkeypatch.setattr(download, "known_archives", lambda mirror: archives)
     corpus, output = tmp_path / "corpus", tmp_path / "out"
     arguments = f"--corpus {corpus} --subsets tiny-set --output {output} --download".split()
     assert prepare.main(arguments) == 0
@@ -334,3 +334,13 @@ def test_every_known_subset_has_a_size_and_a_checksum() -> None:
     assert archives.keys() == download.UTTERANCES.keys()
     lengths = {"md5": 32, "sha256": 64}
     assert all(len(item.checksum) == lengths[item.algorithm] for item in archives.values())
+
+
+def test_a_mirror_serves_the_same_archives() -> None:
+    usual, mirrored = download.known_archives(), download.known_archives("http://here:8000/slr/")
+    assert set(usual) == set(download.UTTERANCES) and len(usual) == 9
+    for subset, archive in usual.items():
+        assert mirrored[subset].checksum == archive.checksum
+        path = archive.url.removeprefix("https://www.openslr.org")
+        assert mirrored[subset].url == f"http://here:8000/slr{path}"
+        assert path.endswith(f"/{subset}.tar.gz")
