@@ -19,13 +19,14 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.optim.swa_utils import AveragedModel
 
 from asr.augment import perturb_waveform, spec_augment
+from asr.batch import Batch
 from asr.checkpoint import build_model
 from asr.config import Config
 from asr.ctc import ctc_feasible, ctc_loss, forced_align
-from asr.dataset import Batch, SpeechDataset
-from asr.loss import JointLoss
+from asr.dataset import SpeechDataset
+from asr.loss import JointLoss, UpdateSize
 from asr.model import RECURRENT_CELLS, Decoder, EncoderOutput, RecurrentLayer
-from asr.optimize import make_optimizer, update_average
+from asr.optimize import make_optimizer, step_if_finite, update_average
 
 PARTS = ("data", "features", "encoder", "ctc", "alignment", "decoder", "optimizer")
 
@@ -115,6 +116,11 @@ def decode_looped(
     return torch.cat([s[0] for s in steps], dim=1), torch.cat([s[1] for s in steps], dim=1)
 
 
+def size_of(batch: Batch) -> UpdateSize:
+    """Return the size of an update that is one batch."""
+    return UpdateSize.of(float(batch.token_lengths.sum()), len(batch.token_lengths), 1)
+
+
 class Contestant:
     """A network in training, whose steps can be timed.
 
@@ -143,8 +149,9 @@ class Contestant:
             self.decode = torch.compile(self.decode, dynamic=True)
         decay = variant.config.train.ema_decay
         self.average = AveragedModel(
-            self.model, multi_avg_fn=lambda a, c, n: update_average(a, c, n, decay)
+            self.model, multi_avg_fn=lambda a, c, _: update_average(a, c, self.steps, decay)
         )
+        self.steps = 0
         self.optimizer = make_optimizer(self.model, variant.config.train)
 
     def prepare(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
@@ -164,6 +171,7 @@ class Contestant:
         pass at once and can be timed with it.
         """
         train, loss, tokens = self.config.train, self.loss, batch.tokens
+        size = size_of(batch)
         bf16 = torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16")
         with bf16:
             encoded = self.encode(features, lengths)
@@ -176,7 +184,7 @@ class Contestant:
         with bf16:
             log_probs, label_lengths = self.model.ctc_log_probs(cut)
             ctc = ctc_loss(log_probs, label_lengths, tokens, batch.token_lengths).sum()
-            ctc = train.ctc_weight * ctc / batch.token_lengths.sum().clamp(min=1)
+            ctc = train.ctc_weight * ctc / size.characters
         ctc.backward()
         clock.mark("ctc")
         guided = train.guided_attention_weight > 0 and self.config.model.attention != "none"
@@ -186,11 +194,11 @@ class Contestant:
         clock.mark("alignment")
         with bf16:
             logits, weights = self.decode(loss.with_start(tokens), cut)
-            entropy = loss.cross_entropy(logits, tokens, batch.token_lengths)
-            total = (1 - train.ctc_weight) * entropy
+            entropy = loss.cross_entropy(logits, tokens, batch.token_lengths, batch.counts)
+            total = (1 - train.ctc_weight) * entropy / size.ends
             if guided:
                 guide = loss.guide(weights[:, :-1], frames, batch.token_lengths * feasible)
-                total = total + train.guided_attention_weight * guide
+                total = total + train.guided_attention_weight * guide / size.characters
         total.backward()
         clock.mark("decoder")
         pairs = ((encoded.encoder_out, cut.encoder_out), (encoded.final_state, cut.final_state))
@@ -208,9 +216,10 @@ class Contestant:
         features, lengths = self.prepare(batch, seed)
         clock.mark("features")
         self.differentiate(features, lengths, batch, clock)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.gradient_clip)
-        self.optimizer.step()
+        clip = self.config.train.gradient_clip
+        step_if_finite(self.optimizer, nn.utils.clip_grad_norm_(self.model.parameters(), clip))
         self.average.update_parameters(self.model)
         self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
         clock.mark("optimizer")
         return clock.seconds()

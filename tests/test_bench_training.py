@@ -47,7 +47,10 @@ def gradients(
         clock = timed_step.Clock("cpu")
         total = contestant.differentiate(features, lengths, batch, clock)
     else:
-        losses = contestant.loss(features, lengths, batch.tokens, batch.token_lengths, True)
+        losses = contestant.loss(
+            features, lengths, batch.tokens, batch.token_lengths, True,
+            batch.counts, timed_step.size_of(batch),
+        )  # fmt: skip
         losses.total.backward()
         total = losses.total.detach()
     named = contestant.model.named_parameters()
