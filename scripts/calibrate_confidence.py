@@ -217,7 +217,7 @@ def draw(path: Path, results: dict[str, dict]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        1, len(results), figsize=(3.6 * len(results), 3.7), squeeze=False, layout="constrained"
+        1, len(results), figsize=(3.6 * len(results), 4.1), squeeze=False, layout="constrained"
     )
     for axis, (name, found) in zip(axes[0], results.items(), strict=True):
         bins = found["bins"]
