@@ -23,7 +23,7 @@ MIN_SECONDS, MAX_SECONDS = 1.0, 7.0  # of a cue
 MIN_GAP_SECONDS = 0.08  # two pictures of a film: without it, a change of text is not noticed
 READING_SPEED = 17.0  # characters a second
 
-# What a cut costs, in cues: each cue is 1. Found by reading the subtitles of some recordings.
+# What a cut costs, in cues: each cue is 1. Set by reading subtitles of one synthetic text.
 _LONG_PAUSE, _NO_PAUSE_COST = 0.5, 1.5  # a break where there is no pause; free at a long one
 _HARMLESS_PAUSE, _INNER_PAUSE_COST = 0.3, 4.0  # a second of a pause inside a cue
 _LONELY_COST = 0.5  # a single word

@@ -2,10 +2,12 @@
 
     python scripts/ship_model.py runs/cpu_19h/last --lm runs/lm/lm.safetensors \\
         search.method=beam search.ctc_weight=0.5 search.lm_weight=0.4
+    python scripts/calibrate_confidence.py asr/models/default DEV_MANIFEST …
     python recipes/librispeech/evaluate.py asr/models/default --name default
 
 Weights are stored in half precision; computing stays in single precision. The model card beside
-them is kept as it is; the second command fills in its figures.
+them is kept as it is; the third command fills in its figures. The calibration of confidences
+belongs to the old weights and is deleted; the second command makes a new one.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from asr.checkpoint import DEFAULT_MODEL, LANGUAGE_MODEL, load_model, save_model
+from asr.checkpoint import CONFIDENCE, DEFAULT_MODEL, LANGUAGE_MODEL, load_model, save_model
 from asr.config import load_config
 from asr.lm import CharNgramLM
 
@@ -42,6 +44,7 @@ def main() -> int:
     save_model(
         DEFAULT_MODEL, bundle.model, bundle.features, bundle.tokenizer, config, torch.float16
     )
+    (DEFAULT_MODEL / CONFIDENCE).unlink(missing_ok=True)
     if language_model is not None:
         language_model.save(DEFAULT_MODEL / LANGUAGE_MODEL)
     size = sum(path.stat().st_size for path in DEFAULT_MODEL.iterdir()) / 1e6
