@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from asr.segment import Detector, Piece, Waveform
 
 MAX_SECONDS = 30.0  # of one piece
-BATCH_SECONDS = 240.0  # of the pieces decoded at once: bounds the memory of any recording
+BATCH_SECONDS = 120.0  # of the pieces decoded at once: bounds the memory of any recording
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ From a shell::
 
     python -m asr.transcribe talk.wav
     python -m asr.transcribe --output srt --output-dir subtitles --resume talks/
-    python -m asr.transcribe --device cpu --threads 2 --fast talk.wav    # least time on a CPU
+    python -m asr.transcribe --device cpu --threads 2 --fast talk.wav    # half the time
 
 From Python: `asr.recognizer`.
 """

@@ -158,6 +158,8 @@ def test_wrong_options_are_explained(
     [
         ([], SearchConfig(method="ctc", beam_size=2)),
         (["--greedy"], SearchConfig(method="greedy", beam_size=2)),
+        (["--fast"], SearchConfig(method="beam", beam_size=4, ctc_weight=1.0)),
+        (["--accurate", "--beam-size", "20"], SearchConfig(method="beam", beam_size=20)),
         (["--beam-size", "5"], SearchConfig(method="beam", beam_size=5)),
         (["--ctc-weight", "0.5"], SearchConfig(method="beam", beam_size=2, ctc_weight=0.5)),
         (["--method", "beam"], SearchConfig(method="beam", beam_size=2)),
