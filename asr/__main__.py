@@ -24,7 +24,8 @@ COMMANDS = {
     "transcribe": "print what is said in recordings",
     "train": "train a network",
     "benchmark": "measure word error rates",
-    "manifest": "check one's own training data",
+    "manifest": "make and check lists of one's own training data",
+    "shards": "pack training data into tar shards",
 }
 SHELLS = ("bash", "zsh")
 

@@ -155,6 +155,7 @@ def save_model(
     }
     try:
         save_file(weights, temporary / WEIGHTS)
+        (temporary / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read
         text = json.dumps(config_to_dict(config), indent=1) + "\n"
         (temporary / CONFIG).write_text(text, encoding="utf-8")
         tokenizer.save(temporary / TOKENIZER)

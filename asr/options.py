@@ -65,7 +65,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=("beam", "greedy", "ctc"),
         help="beam weighs CTC and the decoder along several paths, greedy follows the decoder "
-        "alone, ctc takes the best of each moment and is fastest (default: what the model was tuned for)",
+        "alone, ctc takes the best of each moment and is fastest (default: what the model was "
+        "tuned for)",
     )
     for name, preset in PRESETS.items():
         group.add_argument(
