@@ -2,8 +2,8 @@
 
     python recipes/fixed_vector/join.py data/tiny/train.jsonl --output runs/fixed_vector/data \\
         --rounds 4 2 2
-    python recipes/fixed_vector/join.py data/tiny/dev.jsonl data/tiny/test.jsonl \\
-        --output runs/fixed_vector/data --rounds 1 1 1 1
+    python recipes/fixed_vector/join.py data/tiny/test.jsonl --output runs/fixed_vector/data \\
+        --rounds 1 1 1
 
 The sentences of the tiny corpus all take about two seconds; to see how an error grows with the
 length, lengths must differ. For 1, 2, 3, … sentences, each speaker's are shuffled and joined in

@@ -1,7 +1,7 @@
 """Show how the word error rate grows with the length: a table, a picture and every hypothesis.
 
     python recipes/fixed_vector/report.py runs/fixed_vector/none runs/fixed_vector/content \\
-        --manifests runs/fixed_vector/data/test.jsonl data/tiny/test.jsonl \\
+        --manifests runs/fixed_vector/{data,longer}/test.jsonl data/tiny/test.jsonl \\
         --output recipes/fixed_vector/results
 
 The last weights of each run recognise each manifest with greedy search, which follows the decoder
@@ -153,7 +153,7 @@ def percent(rate: float, interval: Sequence[float]) -> str:
     return f"{100 * rate:.1f} ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
 
 
-def draw(path: Path, heard: Sequence[Heard], bins: Sequence[Bin], trained: int) -> None:
+def draw(path: Path, heard: Sequence[Heard], bins: Sequence[Bin]) -> None:
     """Write the picture: word error rate against length, with intervals.
 
     Raises:
@@ -182,12 +182,10 @@ def draw(path: Path, heard: Sequence[Heard], bins: Sequence[Bin], trained: int) 
         first = each_bin.scores[0]
         place = first.words.reference_length / len(first.utterances)
         axes.annotate(f"n={len(first.utterances)}", (place, -0.06 * top), ha="center", fontsize=8)
-    if trained and trained < bins[-1].longest:
-        axes.axvline(trained, color="grey", linestyle=":")
-        axes.annotate("longest in training", (trained, top), ha="right", fontsize=8, color="grey")
     axes.set(
         xlabel="words in the utterance", ylabel="word error rate in %", ylim=(-0.1 * top, None)
     )
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="upper left")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
@@ -220,7 +218,7 @@ def write(options: argparse.Namespace, command: str) -> Path:
         heard = [read(run, manifest) for run in options.runs]
         bins = bins_of(heard, options.edges)
         picture = f"{folder_of(Path(), manifest).name}.svg"
-        draw(options.output / picture, heard, bins, options.trained_words)
+        draw(options.output / picture, heard, bins)
         lines += [f"## {manifest}", "", f"![word error rate against length]({picture})", ""]
         lines += [table(heard, bins), "", *describe(heard), ""]
     report: Path = options.output / "report.md"
@@ -240,9 +238,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--manifests", nargs="+", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--edges", nargs="+", type=int, default=EDGES, help="words that begin bins")
-    parser.add_argument(
-        "--trained-words", type=int, default=0, help="longest in training: a line in the picture"
-    )
     parser.add_argument("--redraw", action="store_true", help="from hypotheses that are there")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(argv)

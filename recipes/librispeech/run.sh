@@ -8,7 +8,7 @@
 #
 # Run it in the project's folder with its environment active. Stopped at any point, the same
 # command goes on where it was; what is done is not done again. A step that fails has said why in
-# one line, and its exit code is this script's.
+# one line (torchrun adds lines of its own), and its exit code is this script's.
 #
 # Environment (defaults in brackets):
 #   CORPUS [corpora]               archives are unpacked here; subsets that are there are used

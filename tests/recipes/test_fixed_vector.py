@@ -94,14 +94,14 @@ def test_bins_count_what_is_in_them(tmp_path: Path) -> None:
     good = make_run(tmp_path / "x", "content", ["a b", "a", *references[2:]], references)
     poor = make_run(tmp_path / "y", "none", ["a b", "a b c", "a b", ""], references)
     options = f"--manifests some/test.jsonl --output {tmp_path} --redraw --edges 5 20"
-    assert report.main([str(poor), str(good), *options.split(), "--trained-words", "6"]) == 0
+    assert report.main([str(poor), str(good), *options.split()]) == 0
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     low, high = bootstrap_interval([5, 8], [7, 8])
     assert f"| 7–8 | 2 | 86.7 ({100 * low:.1f}–{100 * high:.1f}) | 0.0 (0.0–0.0) |" in text
     assert "| 2–3 | 2 | 0.0 (0.0–0.0) | 40.0 (" in text
     assert "fixed vector: WER" in text and "| all | 4 | 50.0 (40.0–60.0) |" in text
     picture = (tmp_path / "some-test.svg").read_text(encoding="utf-8")
-    assert "n=2" in picture and "longest in training" in picture
+    assert "n=2" in picture and "fixed vector" in picture
 
 
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
