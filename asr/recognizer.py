@@ -24,9 +24,10 @@ as their batch is done: memory does not grow with the length of a recording, nor
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, overload
 
@@ -254,6 +255,8 @@ class Recognizer:
             job.pieces.clear()
             yield job.update([segment for segment in segments if segment.text])
         jobs[:] = [job for job in jobs if not job.finished]
+        if pieces:
+            _return_freed_memory()
 
     def _detector(self) -> Detector | None:
         if self.detect_speech:
@@ -289,6 +292,16 @@ def load_model(
     folder = None if directory is None else Path(directory)
     bundle = checkpoint.load_model(folder, choose_device(device))
     return Recognizer(bundle, search, batch_seconds=batch_seconds)
+
+
+def _return_freed_memory() -> None:
+    """Give what is free back to the system, where the C library is glibc.
+
+    Batches of ever other lengths leave holes between what is in use; after three hours of sound
+    the process had 1.9 GB instead of 1.1.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_one(sound: Any) -> bool:
