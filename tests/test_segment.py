@@ -134,7 +134,8 @@ def test_pieces_do_not_depend_on_blocks_and_are_those_of_the_package(
     """Without padding, joining and cutting, regions are those of Silero's own state machine."""
     from silero_vad import get_speech_timestamps_from_probs
 
-    waveform = np.repeat(np.array(levels, np.float32), 3 * DETECTOR_FRAME)
+    # A pause at the end: a region that is still open there would lack its padding with us.
+    waveform = np.repeat(np.array([*levels, 0, 0, 0], np.float32), 3 * DETECTOR_FRAME)
 
     def detector(block: Array) -> Array:
         return block[::DETECTOR_FRAME]
@@ -158,7 +159,7 @@ def test_pieces_do_not_depend_on_blocks_and_are_those_of_the_package(
     for start, end in whole:
         inside[round(start * RATE) : round(end * RATE)] = True
     for stamp in sure:  # all that they find, but for the padding next to what is not sure
-        assert inside[stamp["start"] + RATE // 4 : stamp["end"] - RATE // 4].all()
+        assert inside[stamp["start"] + RATE // 4 : max(stamp["end"] - RATE // 4, 0)].all()
     if len(stamps) == len(sure) == 1:
         assert [(s["start"] / RATE, s["end"] / RATE) for s in stamps] == whole
 
