@@ -78,9 +78,9 @@ class Monitor:
         self.task = self.bar.add_task("", total=self.total_steps, completed=self.first_step)
         self.bar.start()
 
-    def message(self, text: str) -> None:
-        """Print a line."""
-        if self.enabled:
+    def message(self, text: str, of_any_process: bool = False) -> None:
+        """Print a line, of processes that do not report only if it concerns them alone."""
+        if self.enabled or of_any_process:
             (self.bar.console.print if self.bar else _print)(text)
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:

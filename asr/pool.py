@@ -105,10 +105,11 @@ def _to_encoded(sample: Sample, shard: str) -> Encoded:
     return Encoded(utterance, sample.members[suffix])
 
 
+@dataclass(eq=False)
 class ShardStream(IterableDataset[tuple[Batch, bool]]):
     """One process's batches of one epoch, each with whether its shards are read to the end.
 
-    Args:
+    Attributes:
         shards: All of the data, in the order of the epoch.
         config: Limits and sizes.
         tokenizer: Turns texts into ids.
@@ -119,25 +120,14 @@ class ShardStream(IterableDataset[tuple[Batch, bool]]):
         skip: Batches that are left out, without decoding them.
     """
 
-    def __init__(
-        self,
-        shards: Sequence[str],
-        config: DataConfig,
-        tokenizer: CharTokenizer,
-        sample_rate: int,
-        seed: str,
-        rank: int,
-        world: int,
-        skip: int,
-    ) -> None:
-        self.shards = shards
-        self.config = config
-        self.tokenizer = tokenizer
-        self.sample_rate = sample_rate
-        self.seed = seed
-        self.rank = rank
-        self.world = world
-        self.skip = skip
+    shards: Sequence[str]
+    config: DataConfig
+    tokenizer: CharTokenizer
+    sample_rate: int
+    seed: str
+    rank: int
+    world: int
+    skip: int
 
     def __iter__(self) -> Iterator[tuple[Batch, bool]]:
         for draw, through in islice(self._endless(), self.skip, None):

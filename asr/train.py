@@ -29,6 +29,7 @@ import torch
 from asr import distributed
 from asr.config import Config, config_to_dict, load_config
 from asr.dry_run import dry_run
+from asr.report import write_whole
 from asr.trainer import Trainer
 
 EXIT_FAILED, EXIT_ERROR = 1, 2
@@ -57,7 +58,7 @@ def train(config: Config) -> int:
         if distributed.is_main():
             output_dir.mkdir(parents=True, exist_ok=True)
             text = json.dumps(config_to_dict(config), indent=1) + "\n"
-            (output_dir / "config.json").write_text(text, encoding="utf-8")
+            write_whole(output_dir / "config.json", text)
         with stopped_by_signals(trainer):
             stopped_by = trainer.run()
         # Nobody leaves while another still writes or reduces, and nothing may hold on to the

@@ -99,7 +99,9 @@ class Trainer:
         self._load_data()
         self.start: ModelBundle | None = None
         if config.train.init_from:
-            self.start = self._start_from(config.train.init_from, model)
+            self.start = self._load_start(config.train.init_from)
+        if self.start and not config.train.resume:
+            self.messages.append(take_weights(self.start, model, self.features, self.tokenizer))
         elif not config.train.resume:
             self.features.fit(self.source.waveforms(STATISTICS_UTTERANCES))
         if config.train.freeze:
@@ -125,13 +127,12 @@ class Trainer:
         waits = not self.uses_decoder(self.progress.step)
         return DistributedDataParallel(loss, find_unused_parameters=waits)
 
-    def _start_from(self, directory: str, model: SpeechModel) -> ModelBundle:
+    def _load_start(self, directory: str) -> ModelBundle:
         start = load_model(directory)
         if differences := network_differences(self.config, start.config):
             raise ValueError(
                 f"train.init_from: {directory} is another network; wanted {' '.join(differences)}"
             )
-        self.messages.append(take_weights(start, model, self.features, self.tokenizer))
         return start
 
     @property
@@ -267,8 +268,8 @@ class Trainer:
         method = min(wers, key=wers.__getitem__, default=self.methods()[-1])
         wer = wers.get(method, float("-inf"))
         if wer <= self.progress.best_wer:
-            self.progress.best_wer = wer
             self.write_model("model", method)
+            self.progress.best_wer = wer  # only now: a full disk may have kept the old one
 
     def write_model(self, name: str, method: SearchMethod) -> None:
         """Write the averaged weights as a model directory, on the first process alone.
@@ -311,7 +312,7 @@ class Trainer:
             if update is None:
                 break
             for problem in update.problems:
-                monitor.message(f"left out: {problem}")
+                monitor.message(f"left out: {problem}", of_any_process=True)
             audio_seconds += update.audio_seconds
             step = self.progress.step
             if step % train.log_every == 0:

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr.checkpoint import DEFAULT_MODEL, LANGUAGE_MODEL, build_model, load_model, save_model
+from asr.checkpoint import (
+    DEFAULT_MODEL,
+    LANGUAGE_MODEL,
+    build_model,
+    load_model,
+    load_state,
+    save_model,
+)
 from asr.config import Config
 from asr.finetune import freeze, network_differences, take_weights
 from asr.train import train
@@ -97,6 +104,17 @@ def test_frozen_parts_stay_and_the_rest_learns(configure: Configure, start: Path
         # The position's part of a key learns nothing from so few steps of bare tones.
         if frozen or "bias" not in name:
             assert torch.equal(tensor, before[name]) == frozen, name
+
+
+def test_a_resumed_run_starts_from_its_own_state(configure: Configure, start: Path) -> None:
+    config = configure("run", init_from=str(start), max_steps=2)
+    train(config)
+    resumed = replace(config, train=replace(config.train, resume=True, max_steps=3))
+    trainer = Trainer(resumed, torch.device("cpu"))
+    assert trainer.progress.step == 2 and not trainer.messages
+    state = load_state(Path(config.train.output_dir) / "state.pt")[0]["model"]
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
 
 
 @pytest.mark.parametrize(

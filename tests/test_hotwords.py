@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from test_search import TableScorer
 
 from asr.hotwords import HotwordError, HotwordScorer, parse_hotwords
 from asr.search import beam_search
@@ -104,28 +104,12 @@ def test_rows_do_not_influence_each_other() -> None:
     assert together.shape == (4, TOKENIZER.size)
 
 
-class Table:
-    """Log-probabilities that depend on the last token only."""
-
-    def __init__(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        logits = 2 * torch.randn(TOKENIZER.size, TOKENIZER.size, generator=generator)
-        self.table = logits.log_softmax(1)
-
-    def initial_state(self, beam_size: int) -> None:
-        return None
-
-    def score(self, tokens: Tensor, state: None) -> tuple[Tensor, None]:
-        return self.table[tokens], None
-
-    def reorder(self, state: None, index: Tensor) -> None:
-        return None
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_a_wide_beam_finds_the_best_text_with_its_hot_words(seed: int) -> None:
     phrases, weight, bonus = ["ab", "c ab"], 1.3, 0.4
-    table = Table(seed)
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(TOKENIZER.size, TOKENIZER.size, generator=generator)
+    table = TableScorer(logits.log_softmax(1))
     hotwords = HotwordScorer(phrases, weight, TOKENIZER, 1, CPU)
     [found] = beam_search(
         [(table, 1.0), (hotwords, 1.0)],
