@@ -60,7 +60,7 @@ def _usage() -> str:
 
 
 def _print_completion(arguments: Sequence[str]) -> int:
-    """Print a script that completes `asr transcribe` and its options."""
+    """Print a script that completes commands, and the options of transcribe and benchmark."""
     if len(arguments) != 1 or arguments[0] not in SHELLS:
         found = " ".join(arguments) or "nothing"
         complain(f"completion: found {found}, wanted one of {', '.join(SHELLS)}")

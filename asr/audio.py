@@ -305,6 +305,9 @@ def _open_soundfile(name: str, file: IO[bytes], head: bytes) -> Iterator[_Sound]
 @contextmanager
 def _muted() -> Iterator[None]:
     """Close the process's stderr for a moment, one thread at a time."""
+    if sys.stderr is None:  # closed by whoever started the program
+        yield
+        return
     with _STDERR:
         sys.stderr.flush()
         kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -27,6 +27,7 @@ from asr.tokenizer import CharTokenizer
 LANGUAGE_MODEL, CONFIDENCE = "lm.safetensors", "confidence.json"
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
 WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
+MODEL_FILES = (CONFIG, TOKENIZER, WEIGHTS, LANGUAGE_MODEL, CONFIDENCE)  # all that inference reads
 
 
 class CheckpointError(ValueError):

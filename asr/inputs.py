@@ -40,15 +40,35 @@ class Input:
     @property
     def sound(self) -> str | IO[bytes]:
         """What is to be opened."""
-        return sys.stdin.buffer if self.path == STDIN else self.path
+        return standard_input() if self.path == STDIN else self.path
 
     @property
     def name(self) -> str:
-        """What a user calls it; a name that is not UTF-8 must not stop the program."""
+        """What a user calls it; with its channel, if it is one of several."""
+        return self.source if self.channel is None else f"{self.source} channel {self.channel}"
+
+    @property
+    def is_pipe(self) -> bool:
+        """Tell whether it can be read only once."""
+        return self.path == STDIN or (os.path.exists(self.path) and not os.path.isfile(self.path))
+
+    @property
+    def source(self) -> str:
+        """What a user calls its file; a name that is not UTF-8 must not stop the program."""
         if self.path == STDIN:
             return "standard input"
-        name = os.fsencode(self.path).decode("utf-8", "backslashreplace")
-        return name if self.channel is None else f"{name} channel {self.channel}"
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
+
+def standard_input() -> IO[bytes]:
+    """Return the bytes of standard input.
+
+    Raises:
+        InputError: It is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("-: standard input is closed, wanted something to read")
+    return sys.stdin.buffer
 
 
 def find_inputs(names: Iterable[str]) -> tuple[list[Input], list[str]]:
@@ -72,6 +92,8 @@ def find_inputs(names: Iterable[str]) -> tuple[list[Input], list[str]]:
 
 
 def _find(name: str) -> Iterator[Input]:
+    if not name:
+        raise InputError("found an empty name, wanted a file")
     if name == STDIN:
         yield Input(STDIN, PurePath("stdin"))
     elif os.path.isdir(name):
@@ -110,7 +132,7 @@ def read_list(path: str) -> list[str]:
         InputError: It cannot be read or is empty.
     """
     try:
-        content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        content = standard_input().read() if path == STDIN else Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}), wanted a list") from error
     separator = b"\0" if b"\0" in content else b"\n"
@@ -126,7 +148,7 @@ def choose_channels(
     """Take one channel of every input, or each of all as an input of its own.
 
     Raises:
-        InputError: All channels of standard input are wanted, which can be read only once.
+        InputError: All channels of a pipe are wanted, which can be read only once.
     """
     if channel != "all":
         return [replace(item, channel=channel) for item in inputs]
@@ -134,8 +156,8 @@ def choose_channels(
 
     result = []
     for item in inputs:
-        if item.path == STDIN:
-            raise InputError("--channel all: standard input can be read only once, wanted a file")
+        if item.is_pipe:
+            raise InputError(f"--channel all: {item.name} can be read only once, wanted a file")
         try:
             with open_audio(item.path, raw=raw) as stream:
                 channels = range(1, stream.num_channels + 1)

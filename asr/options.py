@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -35,6 +36,9 @@ PRESETS = {
 }
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 0, 2, 130, 141
+
+
+MAX_THREADS = 1024  # far more would take for ever to start
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,7 +80,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--beam-size",
         type=positive,
         metavar="K",
-        help="paths kept by the beam search: more is slower and, up to about 10, better",
+        help="paths kept by the beam search: more is slower and a little better",
     )
     group.add_argument(
         "--ctc-weight",
@@ -86,7 +90,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--length-bonus",
-        type=float,
+        type=_finite,
         metavar="X",
         help="added to a path's score for each character, in nats: longer texts for higher values",
     )
@@ -126,7 +130,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to compute; auto takes a GPU if there is one (default: %(default)s)",
     )
     group.add_argument(
-        "--threads", type=positive, metavar="N", help="CPU threads (default: one for each core)"
+        "--threads", type=_threads, metavar="N", help="CPU threads (default: one for each core)"
     )
 
 
@@ -142,23 +146,28 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    preset: dict[str, Any] = args.preset.search if args.preset else {}
-    is_beam = (args.method or preset.get("method", "beam")) == "beam"
-    bundle = load_model(args.model, choose_device(args.device), language_model=is_beam)
-    search = bundle.config.search
-    if is_beam and args.lm_weight and bundle.language_model is None:
-        raise ValueError(f"--lm-weight: {bundle.directory} has no language model, wanted one")
     names = ("beam_size", "ctc_weight", "lm_weight", "length_bonus", "hotword_weight", "nbest")
     chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    preset: dict[str, Any] = args.preset.search if args.preset else {}
+    method = args.method or preset.get("method")
+    of_beam = [*chosen, *(["hotwords"] if args.hotwords is not None else [])]
+    if of_beam and method in ("greedy", "ctc"):
+        option = of_beam[0].replace("_", "-")
+        raise ValueError(f"--{option}: found beside the method {method}, wanted the beam search")
+    is_beam = method in (None, "beam")
+    bundle = load_model(args.model, choose_device(args.device), language_model=is_beam)
+    search = bundle.config.search
+    if args.lm_weight and bundle.language_model is None:
+        raise ValueError(f"--lm-weight: {bundle.directory} has no language model, wanted one")
     if args.hotwords is not None:
         from asr.hotwords import parse_hotwords
 
         alphabet, spelling = bundle.tokenizer.alphabet, bundle.config.data.normalize
         chosen["hotwords"] = parse_hotwords(args.hotwords, alphabet, spelling)
-    if chosen:
+    if of_beam:
         chosen["method"] = "beam"  # asking for these asks for a beam
-    if args.method is not None:
-        chosen["method"] = args.method
+    if method is not None:
+        chosen["method"] = method
     return bundle, replace(search, **{**preset, **chosen})
 
 
@@ -188,6 +197,23 @@ def positive(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number above 0")
+    return number
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number")
+    return number
+
+
+def _threads(text: str) -> int:
+    number = positive(text)
+    if number > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"found {text}, wanted at most {MAX_THREADS}")
     return number
 
 

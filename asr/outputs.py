@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from asr.inputs import STDIN, Input
+from asr.inputs import STDIN, Input, InputError
 from asr.subtitles import format_transcript
 from asr.transcript import Transcript
 
@@ -32,6 +32,7 @@ class OutputFolder:
 
     Raises:
         OSError: The folder cannot be made.
+        InputError: A transcript of another recording, from an earlier run, has the same place.
     """
 
     def __init__(
@@ -48,6 +49,14 @@ class OutputFolder:
         self._settings = hashlib.sha256(text.encode()).hexdigest()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._finished = self._read_journal()
+        for item, stem in self._stems.items():
+            before = self._finished.get(str(stem), {}).get("source")
+            others = before not in (None, os.path.abspath(item.path)) and os.path.exists(before)
+            if others and any(path.exists() for path in self.paths(item)):
+                raise InputError(
+                    f"{self._folder / stem}: holds what was said in {before}, not in {item.name}; "
+                    "wanted another --output-dir"
+                )
 
     def paths(self, item: Input) -> list[Path]:
         """Return the files of an input, one for each format."""
@@ -73,14 +82,16 @@ class OutputFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
             try:
-                text = format_transcript(transcript, extension, item.name)
+                text = format_transcript(transcript, extension, item.source, item.channel)
                 temporary.write_text(text, encoding="utf-8")
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
         if entry is not None:
-            with (self._folder / JOURNAL).open("a", encoding="utf-8") as journal:
-                journal.write(json.dumps(entry) + "\n")
+            with (self._folder / JOURNAL).open("a+b") as journal:
+                journal.seek(max(0, journal.tell() - 1))
+                torn = journal.read(1) not in (b"", b"\n")  # stopped while it wrote a line
+                journal.write(b"\n" * torn + json.dumps(entry).encode() + b"\n")
 
     def _entry(self, item: Input) -> dict[str, Any] | None:
         """Describe a recording as it is now; None where that says nothing about its content."""

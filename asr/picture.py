@@ -58,10 +58,8 @@ def plot_transcript(
         PlotError: Matplotlib is missing, nothing was said, or the suffix is none that it knows.
         OSError: The file cannot be written.
     """
-    figure_class, suffixes = _import_matplotlib()
+    figure_class = check_picture(path)
     suffix = Path(path).suffix.lstrip(".").lower()
-    if suffix not in suffixes:
-        raise PlotError(f"{path}: found suffix {suffix!r}, wanted png, svg or pdf")
     segments = [segment for segment in transcript.segments if segment.words]
     if not segments:
         raise PlotError(f"{path}: found no words in the transcript, wanted some to draw")
@@ -89,8 +87,13 @@ def plot_transcript(
         temporary.unlink(missing_ok=True)
 
 
-def _import_matplotlib() -> tuple[type[Figure], set[str]]:
-    """Return the class of figures, and the suffixes of files that one can be written to."""
+def check_picture(path: str | Path) -> type[Figure]:
+    """Make sure that a picture can be drawn there; return the class of figures.
+
+    Raises:
+        PlotError: Matplotlib is missing, the suffix is none that it knows, or there is no such
+            folder.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -98,7 +101,12 @@ def _import_matplotlib() -> tuple[type[Figure], set[str]]:
         raise PlotError(
             "pictures: found no matplotlib; pip install 'asr[plot]' brings it"
         ) from error
-    return Figure, set(FigureCanvasAgg.filetypes)
+    suffix = Path(path).suffix.lstrip(".").lower()
+    if suffix not in FigureCanvasAgg.filetypes:
+        raise PlotError(f"{path}: found suffix {suffix!r}, wanted png, svg or pdf")
+    if not Path(path).parent.is_dir():
+        raise PlotError(f"{path}: found no folder {Path(path).parent}, wanted one to write to")
+    return Figure
 
 
 @torch.inference_mode()

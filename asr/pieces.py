@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from asr.decode import Recognition
     from asr.segment import Waveform
 
-Progress = Callable[[float, float], None]  # seconds of audio done, seconds in all
-
-BATCH_SECONDS = 240.0  # padded audio decoded at once: bounds the memory of any recording
+BATCH_SECONDS = 120.0  # padded audio decoded at once: bounds the memory of any recording
 
 
 def recognize(
@@ -23,7 +21,6 @@ def recognize(
     *,
     words: bool = True,
     batch_seconds: float = BATCH_SECONDS,
-    progress: Progress | None = None,
 ) -> list[Recognition]:
     """Recognise short recordings, those of similar length together.
 
@@ -35,7 +32,6 @@ def recognize(
         search: How to search; the default is the model's own way.
         words: Whether to find the times and confidences of words.
         batch_seconds: Padded audio decoded at once; one recording may be longer.
-        progress: Called after each batch.
 
     Returns:
         What was heard, in the order of the waveforms.
@@ -48,9 +44,7 @@ def recognize(
     from asr.decode import decode_batch
 
     rate = bundle.config.features.sample_rate
-    total = sum(len(waveform) for waveform in waveforms) / rate
     found: dict[int, Recognition] = {}
-    done = 0.0
     for batch in _batches([len(waveform) / rate for waveform in waveforms], batch_seconds):
         num_samples = torch.tensor([len(waveforms[index]) for index in batch])
         padded = torch.zeros(len(batch), int(num_samples.max()))  # (B, N)
@@ -68,9 +62,6 @@ def recognize(
             words=words,
         )
         found.update(zip(batch, results, strict=True))
-        done += float(num_samples.sum()) / rate
-        if progress is not None:
-            progress(done, total)
     return [found[index] for index in range(len(waveforms))]
 
 

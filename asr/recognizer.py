@@ -31,7 +31,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, overload
 
-from asr.pieces import recognize
+from asr.pieces import BATCH_SECONDS, recognize
 from asr.transcript import Segment, Transcript
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from asr.segment import Detector, Piece, Waveform
 
 MAX_SECONDS = 30.0  # of one piece
-BATCH_SECONDS = 120.0  # of the pieces decoded at once: bounds the memory of any recording
 
 
 @dataclass(frozen=True)
@@ -212,11 +211,16 @@ class Recognizer:
 
         Every recording has a last update with its `result`; these come in the order of the
         recordings. A recording that cannot be read does not stop the others.
+
+        Raises:
+            ValueError: The model hears another sample rate than the voice activity detector.
         """
         from asr.audio import AudioError
-        from asr.segment import split_speech
+        from asr.segment import DETECTOR_RATE, split_speech
 
         rate = self.bundle.config.features.sample_rate
+        if rate != DETECTOR_RATE:
+            raise ValueError(f"features.sample_rate: found {rate}, wanted {DETECTOR_RATE}")
         jobs: list[_Job] = []
         waiting = 0.0
         for index, recording in enumerate(recordings):
@@ -263,7 +267,9 @@ class Recognizer:
             return None
         import numpy as np
 
-        return lambda waveform: np.ones(len(waveform) // 512, np.float32)
+        from asr.segment import DETECTOR_FRAME
+
+        return lambda waveform: np.ones(len(waveform) // DETECTOR_FRAME, np.float32)
 
 
 def load_model(

@@ -20,16 +20,16 @@ Waveform = NDArray[np.float32]
 Detector = Callable[[Waveform], NDArray[np.float32]]
 
 DETECTOR_FRAME = 512  # samples for each speech probability: 32 ms at 16 kHz
-_RATE = 16000
+DETECTOR_RATE = 16000
 _BLOCK_FRAMES = 512  # heard by the detector at once: 16 s
 
 _SPEECH_THRESHOLD = 0.3  # below the detector's usual 0.5: a lost word costs more than kept noise
 _PAUSE_THRESHOLD = 0.15  # between the two, it goes on being what it was
 _SURE_THRESHOLD = 0.5  # reached by three frames: single ones are reached by music, words by ten
 _SURE_FRAMES = 3
-_MIN_PAUSE = int(0.25 * _RATE)
-_PAD = int(0.25 * _RATE)  # kept around speech: soft first and last consonants score low
-_LONG_PAUSE = 2 * _RATE  # left out: silence is where recognisers invent words
+_MIN_PAUSE = int(0.25 * DETECTOR_RATE)
+_PAD = int(0.25 * DETECTOR_RATE)  # kept around speech: soft first and last consonants score low
+_LONG_PAUSE = 2 * DETECTOR_RATE  # left out: silence is where recognisers invent words
 _SHORTEST_CUT = 0.5  # a piece without pauses is cut in its second half
 
 _SILENT_RMS = 1e-3  # -60 dB of full scale, quieter than the noise of most microphones
@@ -45,7 +45,7 @@ class Piece:
     waveform: Waveform
 
 
-def is_silent(waveform: Waveform, sample_rate: int = _RATE) -> bool:
+def is_silent(waveform: Waveform, sample_rate: int = DETECTOR_RATE) -> bool:
     """Tell whether no tenth of a second is louder than -60 dB of full scale.
 
     A constant offset is not sound; one loud moment in a long silence is.
@@ -81,7 +81,7 @@ def split_speech(
     """
     if not max_seconds >= 1.0:
         raise ValueError(f"max_seconds: found {max_seconds}, wanted at least 1")
-    splitter = _Splitter(int(max_seconds * _RATE), detector or silero_detector())
+    splitter = _Splitter(int(max_seconds * DETECTOR_RATE), detector or silero_detector())
     for block in _blocks_of(blocks, _BLOCK_FRAMES * DETECTOR_FRAME):
         yield from splitter.hear(block)
     yield from splitter.finish()
@@ -227,7 +227,7 @@ class _Splitter:
     def _quietest(self, start: int) -> int:
         """Return the middle of the quietest 100 ms in the second half of a piece, to 10 ms."""
         first = start + int(_SHORTEST_CUT * self._max_samples)
-        hop, hops = _RATE // 100, 10
+        hop, hops = DETECTOR_RATE // 100, 10
         size = (start + self._max_samples - first) // hop * hop
         inside = self._waveform[first - self._offset :][:size]
         blocks = inside.reshape(-1, hop)  # (T, 160)
@@ -253,7 +253,7 @@ class _Splitter:
         self._held = None
         inside = self._waveform[start - self._offset : end - self._offset]
         # A copy, so that the rest of the block can go.
-        return [Piece(start / _RATE, end / _RATE, inside.copy())]
+        return [Piece(start / DETECTOR_RATE, end / DETECTOR_RATE, inside.copy())]
 
     def _forget(self) -> None:
         """Drop what no piece can begin with any more."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import PurePath
+from typing import Any
 
 from asr.transcript import Segment, Transcript, Word
 
@@ -158,17 +159,18 @@ def _lines(text: str) -> tuple[str, ...]:
     return text[:best], text[best + 1 :]
 
 
-def to_txt(transcript: Transcript, name: str = "") -> str:
+def to_txt(transcript: Transcript) -> str:
     """Return the text in one line."""
     return transcript.to_text() + "\n"
 
 
-def to_json(transcript: Transcript, name: str = "") -> str:
-    """Return one line of JSON: the recording's name as `path`, and `Transcript.to_json`."""
-    return json.dumps({"path": name, **transcript.to_json()}, ensure_ascii=False) + "\n"
+def to_json(transcript: Transcript, name: str = "", channel: int | None = None) -> str:
+    """Return one line of JSON: `path`, `channel` if it is one of several, `Transcript.to_json`."""
+    place: dict[str, Any] = {"path": name, **({} if channel is None else {"channel": channel})}
+    return json.dumps({**place, **transcript.to_json()}, ensure_ascii=False) + "\n"
 
 
-def to_srt(transcript: Transcript, name: str = "") -> str:
+def to_srt(transcript: Transcript) -> str:
     """Return SubRip subtitles."""
     return "\n".join(
         f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n"
@@ -177,7 +179,7 @@ def to_srt(transcript: Transcript, name: str = "") -> str:
     )
 
 
-def to_vtt(transcript: Transcript, name: str = "") -> str:
+def to_vtt(transcript: Transcript) -> str:
     """Return WebVTT subtitles."""
     return "WEBVTT\n" + "".join(
         f"\n{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n"
@@ -186,7 +188,7 @@ def to_vtt(transcript: Transcript, name: str = "") -> str:
     )
 
 
-def to_tsv(transcript: Transcript, name: str = "") -> str:
+def to_tsv(transcript: Transcript) -> str:
     """Return a table of segments: start and end in whole milliseconds, and the text."""
     rows = ["start\tend\ttext\n"]
     for segment in transcript.segments:
@@ -195,39 +197,47 @@ def to_tsv(transcript: Transcript, name: str = "") -> str:
     return "".join(rows)
 
 
-def to_ctm(transcript: Transcript, name: str = "") -> str:
+def to_ctm(transcript: Transcript, name: str = "", channel: int | None = None) -> str:
     """Return a line for each word: recording, channel, start, duration (s), word, confidence.
 
     The recording is the name's last part without its suffix, with `_` for spaces.
     """
     recording = "_".join(PurePath(name).stem.split()) or "recording"
     return "".join(
-        f"{recording} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text} "
+        f"{recording} {channel or 1} {word.start:.3f} {word.end - word.start:.3f} {word.text} "
         f"{word.confidence:.3f}\n"
         for word in transcript.words
     )
 
 
-_WRITERS: dict[str, Callable[[Transcript, str], str]] = {
+_WRITERS: dict[str, Callable[[Transcript], str]] = {
     "txt": to_txt,
-    "json": to_json,
     "srt": to_srt,
     "vtt": to_vtt,
     "tsv": to_tsv,
+}
+_NAMING_WRITERS: dict[str, Callable[[Transcript, str, int | None], str]] = {
+    "json": to_json,
     "ctm": to_ctm,
 }
-FORMATS = tuple(_WRITERS)
+FORMATS = ("txt", "json", "srt", "vtt", "tsv", "ctm")
+WORDLESS_FORMATS = ("txt", "tsv")  # need neither the times nor the confidences of words
 
 
-def format_transcript(transcript: Transcript, format: str, name: str = "") -> str:
+def format_transcript(
+    transcript: Transcript, format: str, name: str = "", channel: int | None = None
+) -> str:
     """Return what a file of one of `FORMATS` holds.
 
     Args:
         transcript: The transcript.
         format: Extension of the file.
         name: Of the recording; json and ctm hold it.
+        channel: Which of its channels it is, from 1 on, if it is one; json and ctm hold it.
     """
-    return _WRITERS[format](transcript, name)
+    if format in _NAMING_WRITERS:
+        return _NAMING_WRITERS[format](transcript, name, channel)
+    return _WRITERS[format](transcript)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -37,9 +37,10 @@ from asr.options import (
     load_from_arguments,
     positive,
 )
+from asr.pieces import BATCH_SECONDS
 from asr.raw import RawError, RawFormat, parse_raw_format
-from asr.recognizer import BATCH_SECONDS, Recognizer, Recording, Update
-from asr.subtitles import FORMATS, format_transcript
+from asr.recognizer import Recognizer, Recording, Update
+from asr.subtitles import FORMATS, WORDLESS_FORMATS, format_transcript
 from asr.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -59,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             # The reader, such as `head`, has enough. Python would complain again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_PIPE_CLOSED
-        complain(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            complain(f"{error.filename}: {error.strerror}")
+        else:
+            complain(error)
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -79,7 +83,8 @@ def make_parser(prog: str = "python -m asr.transcribe") -> Parser:
         "  ffmpeg -i film.mkv -f s16le -ar 16000 -ac 1 - | python -m asr.transcribe --raw s16le -\n"
         "\n"
         "A recording that is missing, damaged, or without speech gives one line on stderr and\n"
-        "nothing else; the others are still done. Exit code: 0 if all went well, 2 if not,\n"
+        "nothing else (a single text that was being printed stops); the others are still\n"
+        "done. Exit code: 0 if all went well, 2 if not,\n"
         "130 after Ctrl-C, 141 if the reader of the output left.",
     )
     parser.add_argument(
@@ -92,7 +97,7 @@ def make_parser(prog: str = "python -m asr.transcribe") -> Parser:
     parser.add_argument("--version", action="version", version=f"asr {__version__}")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="tell on stderr how long each file took"
+        "-v", "--verbose", action="store_true", help="tell on stderr how long it took"
     )
     _add_input_arguments(parser)
     _add_output_arguments(parser)
@@ -165,7 +170,7 @@ class _Reporter:
     bundle: ModelBundle
     exit_code: int = EXIT_OK
     line_open: bool = False  # a text was printed in part
-    since: float = 0.0
+    seconds: float = 0.0  # of sound in all transcripts
 
     def take(self, update: Update, screen: _Screen) -> None:
         """Print, write or complain."""
@@ -184,7 +189,9 @@ class _Reporter:
     def _print_part(self, update: Update, screen: _Screen) -> None:
         """Print a single text as it grows; on a terminal each segment in a line of its own."""
         with screen.cleared():
-            for segment in update.segments:
+            # Of a recording that turned out to be damaged, no more than was printed before.
+            damaged = update.result is not None and not isinstance(update.result, Transcript)
+            for segment in () if damaged else update.segments:
                 if self.line_open:
                     print(end="\n" if screen.is_terminal else " ")
                 print(segment.text, end="", flush=True)
@@ -202,20 +209,14 @@ class _Reporter:
                 self.exit_code = EXIT_ERROR
                 return
         elif self.args.output != ("txt",):
-            print(format_transcript(transcript, self.args.output[0], item.name), end="", flush=True)
+            only = self.args.output[0]
+            text = format_transcript(transcript, only, item.source, item.channel)
+            print(text, end="", flush=True)
         elif len(self.inputs) > 1:
             print(f"{item.name}: {transcript.to_text()}", flush=True)
         if self.args.plot is not None:
             self._plot(item, transcript)
-        if self.args.verbose:
-            now = time.perf_counter()
-            seconds, self.since = now - self.since, now
-            speed = transcript.duration / max(seconds, 1e-9)
-            print(
-                f"asr: {item.name}: {transcript.duration:.1f} s of sound in {seconds:.1f} s, "
-                f"{speed:.1f} times real time",
-                file=sys.stderr,
-            )
+        self.seconds += transcript.duration
 
     def _plot(self, item: Input, transcript: Transcript) -> None:
         from asr.audio import load_audio
@@ -246,7 +247,7 @@ def _transcribe_all(args: argparse.Namespace) -> int:
         bundle,
         search,
         detect_speech=args.vad,
-        words=args.output != ("txt",) or args.plot is not None,
+        words=args.plot is not None or not set(args.output) <= set(WORDLESS_FORMATS),
         batch_seconds=args.batch_seconds,
     )
     folder = None
@@ -262,19 +263,30 @@ def _transcribe_all(args: argparse.Namespace) -> int:
         if args.resume:
             inputs = [item for item in inputs if not folder.is_finished(item)]
     exit_code = EXIT_ERROR if problems else EXIT_OK
-    reporter = _Reporter(inputs, args, folder, bundle, exit_code, since=time.perf_counter())
+    started = time.perf_counter()
+    reporter = _Reporter(inputs, args, folder, bundle, exit_code)
     recordings = (Recording(item.sound, item.channel, args.raw) for item in inputs)
     with _open_screen(len(inputs), args.quiet) as screen:
         for update in recognizer.updates(recordings):
             reporter.take(update, screen)
+    if args.verbose:
+        seconds = time.perf_counter() - started
+        print(
+            f"asr: {reporter.seconds:.1f} s of sound in {seconds:.1f} s, "
+            f"{reporter.seconds / seconds:.1f} times real time",
+            file=sys.stderr,
+        )
     return reporter.exit_code
 
 
 def _fingerprint(directory: Path) -> str:
-    """Return a name for the contents of a model directory."""
+    """Return a name for what a model directory says about recognition."""
+    from asr.checkpoint import MODEL_FILES
+
     digest = hashlib.sha256()
-    for path in sorted(directory.iterdir()):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in (directory / name for name in MODEL_FILES):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -287,13 +299,21 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
         raise InputError("-: standard input can be read only once")
     if args.resume and args.output_dir is None:
         raise InputError("--resume: found no --output-dir, wanted the folder of the earlier run")
+    if args.output_dir is None and len(args.output) > 1:
+        raise InputError("--output: several formats need --output-dir")
+    if args.output_dir is None and sys.stdout is None:
+        raise InputError("standard output is closed, wanted it open or --output-dir")
+    if args.nbest is not None and "json" not in args.output:
+        raise InputError("--nbest: found no json among the formats, wanted --output json")
     inputs, problems = find_inputs(names)
     inputs = choose_channels(inputs, args.channel, args.raw)
-    if args.plot is not None and (len(inputs) > 1 or STDIN in names):
-        raise InputError(f"--plot: found {len(inputs)} recordings, wanted one, and in a file")
+    if args.plot is not None:
+        from asr.picture import check_picture
+
+        if len(inputs) > 1 or any(item.is_pipe for item in inputs):
+            raise InputError(f"--plot: found {len(inputs)} recordings, wanted one, and in a file")
+        check_picture(args.plot)
     if args.output_dir is None:
-        if len(args.output) > 1:
-            raise InputError("--output: several formats need --output-dir")
         if len(inputs) > 1 and args.output[0] in _ONE_FILE_FORMATS:
             raise InputError(f"--output {args.output[0]}: several recordings need --output-dir")
     return inputs, problems

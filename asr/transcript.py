@@ -1,7 +1,7 @@
 """What was said in a recording: words in segments in a transcript.
 
 All times are seconds from the start of the recording. The classes are frozen: a transcript
-is made once by `asr.transcribe` and read, printed or stored afterwards.
+is made once by `asr.recognizer` and read, printed or stored afterwards.
 """
 
 from __future__ import annotations

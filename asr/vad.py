@@ -3,7 +3,7 @@
 The network and its weights are those of the package silero-vad (MIT licence, version 6), whose own
 model hears one frame at a time and whose import sets the number of threads of the whole process.
 Here the convolutions hear all frames of a block at once, and one LSTM call runs over them: the
-same probabilities, tens of times faster.
+same probabilities, many times faster.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ def recognise(bundle: ModelBundle, utterances: Sequence[Utterance]) -> Words:
     for batch in batches(order, utterances):
         waveforms = [load_audio(utterances[number].audio_filepath) for number in batch]
         # The recogniser takes the longest first, and decoded lengths may differ from the manifest.
-        batch = [n for _, n in sorted(zip(map(len, waveforms), batch, strict=True), reverse=True)]
-        waveforms.sort(key=len, reverse=True)
+        pairs = sorted(zip(waveforms, batch, strict=True), key=lambda pair: -len(pair[0]))
+        waveforms, batch = [w for w, _ in pairs], [n for _, n in pairs]
         heard = recognize(bundle, waveforms, batch_seconds=float("inf"))
         for number, result in zip(batch, heard, strict=True):
             reference = utterances[number].text

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from random_model import save_random_model
 
+from asr.checkpoint import ModelBundle, load_model
 from asr.config import AugmentConfig, Config, DataConfig, ModelConfig, SearchConfig, TrainConfig
 from asr.manifest import Utterance, write_manifest
 
@@ -75,6 +77,17 @@ def configure(tone_manifest: Path, tmp_path: Path) -> Callable[..., Config]:
         return tiny_config(tone_manifest, tmp_path / name, **train)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model directory with random weights."""
+    return save_random_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_model_dir: Path) -> ModelBundle:
+    return load_model(tiny_model_dir)
 
 
 @pytest.fixture(autouse=True)

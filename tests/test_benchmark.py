@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
-from random_model import save_random_model
 
 import asr.benchmark
 from asr.audio import load_audio
 from asr.benchmark import compare, main, recognise_utterances
-from asr.checkpoint import ModelBundle, load_model
+from asr.checkpoint import ModelBundle
 from asr.manifest import Utterance, read_manifest, write_manifest
 from asr.pieces import recognize
 from asr.recognizer import Recognizer
@@ -25,16 +24,6 @@ from asr.transcript import Segment, Transcript
 RATE = 16000
 TEXTS = ["The cat sat.", "on a mat", "with its hat", "and a bat!", "that was that", "indeed"]
 SPOKEN = ["the cat sat", "on a mat", "with its hat", "and a bat", "that was that", "indeed"]
-
-
-@pytest.fixture(scope="module")
-def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def tiny_bundle(tiny_model_dir: Path) -> ModelBundle:
-    return load_model(tiny_model_dir)
 
 
 @pytest.fixture

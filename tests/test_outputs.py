@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asr.outputs
-from asr.inputs import Input
+from asr.inputs import Input, InputError
 from asr.outputs import JOURNAL, OutputFolder, output_stems
 from asr.transcript import Segment, Transcript
 
@@ -101,9 +101,6 @@ def test_finished_is_what_was_done_with_the_same_settings_and_has_not_changed(
     assert open_folder(recording).is_finished(recording)
     assert not open_folder(recording, beam=4).is_finished(recording)
     assert not open_folder(recording, "txt", "srt").is_finished(recording)
-    other = Input(str(tmp_path / "else.wav"), recording.place)
-    Path(other.path).write_bytes(b"sound")
-    assert not open_folder(other).is_finished(other)  # the same name, another recording
     (tmp_path / "out/deep/talk.txt").unlink()
     assert not open_folder(recording).is_finished(recording)
 
@@ -120,10 +117,25 @@ def test_a_recording_that_changed_is_not_finished(recording: Input, change: str)
     assert not open_folder(recording).is_finished(recording)
 
 
+def test_a_transcript_of_another_recording_is_not_overwritten(
+    recording: Input, tmp_path: Path
+) -> None:
+    open_folder(recording).write(recording, TRANSCRIPT)
+    other = Input(str(tmp_path / "else.wav"), recording.place)
+    Path(other.path).write_bytes(b"sound")
+    with pytest.raises(InputError, match="holds what was said in .*talk.wav, not in .*else.wav"):
+        open_folder(other)
+    Path(recording.path).unlink()  # moved: its transcript may be made anew
+    assert not open_folder(other).is_finished(other)
+
+
 def test_a_journal_that_was_cut_is_read_as_far_as_it_goes(recording: Input, tmp_path: Path) -> None:
     open_folder(recording).write(recording, TRANSCRIPT)
     with (tmp_path / "out" / JOURNAL).open("ab") as journal:
         journal.write(b'[1]\n"x"\n\xff\n{"output": "deep/ta')
+    assert open_folder(recording).is_finished(recording)
+    Path(recording.path).write_bytes(b"another sound")
+    open_folder(recording).write(recording, TRANSCRIPT)  # in a line of its own
     assert open_folder(recording).is_finished(recording)
 
 

@@ -52,7 +52,7 @@ def test_what_cannot_be_drawn(bundle: ModelBundle, transcript: Transcript, tmp_p
     with pytest.raises(PlotError, match=r"found no words in the transcript"):
         draw(tmp_path / "talk.png", Transcript((Segment(0.0, 1.0, "a"),), 4.0), bundle)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(OSError):
+    with pytest.raises(PlotError, match="found no folder .*missing, wanted one to write to"):
         draw(tmp_path / "missing" / "talk.png", transcript, bundle)
 
 

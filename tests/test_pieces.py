@@ -5,19 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from random_model import save_random_model
 
 import asr.pieces
-from asr.checkpoint import ModelBundle, load_model
+from asr.checkpoint import ModelBundle
 from asr.config import SearchConfig
 from asr.pieces import recognize
 
 Array = NDArray[np.float32]
-
-
-@pytest.fixture(scope="module")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    return load_model(save_random_model(tmp_path_factory.mktemp("models") / "tiny"))
 
 
 def sounds(*lengths: int) -> list[Array]:
@@ -70,14 +64,3 @@ def test_batches_are_bounded_and_hold_everything_once() -> None:
     assert all(len(b) * max(seconds[i] for i in b) <= 240.0 for b in batches)
     assert len(batches) < 20
     assert list(asr.pieces._batches([500.0, 1.0], 240.0)) == [[0], [1]]
-
-
-def test_progress_ends_at_the_whole(tiny_bundle: ModelBundle) -> None:
-    calls: list[tuple[float, float]] = []
-    recognize(
-        tiny_bundle,
-        sounds(16000, 32000, 8000),
-        batch_seconds=2.0,
-        progress=lambda *call: calls.append(call),
-    )
-    assert calls == [(2.0, 3.5), (3.5, 3.5)]

@@ -157,7 +157,9 @@ def test_tables() -> None:
     )
     tsv = format_transcript(transcript, "tsv", "x")
     assert tsv == "start\tend\ttext\n500\t2000\tgood day\n3000\t4000\tto you\n"
+    second = format_transcript(transcript, "ctm", "some/my talk.wav", 2)
     ctm = format_transcript(transcript, "ctm", "some/my talk.wav")
+    assert second == ctm.replace("my_talk 1 ", "my_talk 2 ") != ctm
     assert ctm == "my_talk 1 0.500 0.300 good 0.250\nmy_talk 1 1.000 0.500 day 1.000\n"
     assert format_transcript(transcript, "txt") == "good day to you\n"
     data = json.loads(format_transcript(transcript, "json", "talk.wav"))

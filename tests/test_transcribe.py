@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
-from random_model import save_random_model
 from test_segment import buzz, hush
 
 import asr.options
 import asr.recognizer
 import asr.transcribe
-from asr.checkpoint import ModelBundle, load_model
+from asr.checkpoint import ModelBundle
 from asr.config import SearchConfig
 from asr.recognizer import Recognizer, Update
 from asr.transcribe import main, make_parser
@@ -28,16 +27,6 @@ from asr.transcript import Transcript
 RATE = 16000
 TALK = np.concatenate([hush(0.5), buzz(2.0), hush(0.5)])
 Array = NDArray[np.float32]
-
-
-@pytest.fixture(scope="module")
-def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def tiny_bundle(tiny_model_dir: Path) -> ModelBundle:
-    return load_model(tiny_model_dir)
 
 
 @pytest.fixture
@@ -173,6 +162,44 @@ def test_options_change_the_search_of_the_model(
     assert asr.options.load_from_arguments(args)[1] == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--greedy", "--beam-size", "8"], "--beam-size: found beside the method greedy"),
+        (["--method", "ctc", "--lm-weight", "0.5"], "--lm-weight: found beside the method ctc"),
+        (["--greedy", "--hotwords", "ab"], "--hotwords: found beside the method greedy"),
+        (["--nbest", "3"], "--nbest: found no json among the formats"),
+        (["--plot", "missing/talk.png"], "found no folder missing"),
+        (["--length-bonus", "nan"], "found 'nan', wanted a number"),
+        (["--threads", "99999999999"], "wanted at most 1024"),
+        ([""], "found an empty name"),
+    ],
+)
+def test_options_that_contradict_each_other_are_one_line(
+    options: list[str], message: str, wav: Path, tiny_model_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    arguments = ["--model", str(tiny_model_dir), *options, str(wav)]
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    errors = capsys.readouterr().err
+    assert code == 2 and message in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout"])
+def test_a_closed_stream_is_one_line(
+    closed: str, wav: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    name = "-" if closed == "stdin" else str(wav)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, closed, None)
+        assert main(["--model", str(tiny_model_dir), name]) == 2
+    assert "closed, wanted" in capsys.readouterr().err
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -305,8 +332,7 @@ def test_channels_and_times_on_request(
     output = capsys.readouterr()
     names = [line.partition(": ")[0] for line in output.out.splitlines()]
     assert names == [f"{path} channel 1", f"{path} channel 2"]
-    lines = output.err.splitlines()
-    assert len(lines) == 2 and all("3.0 s of sound in" in line for line in lines)
+    assert output.err.count("\n") == 1 and "asr: 6.0 s of sound in" in output.err
     assert main([*options, "--channel", "3"]) == 2
     assert f"asr: {path}: found 2 channels, wanted channel 3" in capsys.readouterr().err
 
