@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -143,10 +144,14 @@ class SpeechDataset(Dataset[Batch]):
         key = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{self.sample_rate}"
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         cached = self.cache_dir / name[:2] / f"{name}.npy"
-        if not cached.exists():
+        try:
+            stored: npt.NDArray[np.int16] = np.load(cached)
+        except (OSError, ValueError, EOFError):  # none yet, or a damaged one
             samples = load_audio(path, self.sample_rate)
-            _save_whole(cached, (samples * 32767).round().clip(-32768, 32767).astype(np.int16))
-        return torch.from_numpy(np.load(cached)).float() / 32767
+            stored = (samples * 32767).round().clip(-32768, 32767).astype(np.int16)
+            with suppress(OSError):  # a full disk makes it slower, not impossible
+                _save_whole(cached, stored)
+        return torch.from_numpy(stored).float() / 32767
 
     def __getitem__(self, indices: Sequence[int]) -> Batch:
         """Return a batch of the readable ones among the utterances.
@@ -171,8 +176,11 @@ class SpeechDataset(Dataset[Batch]):
 def _save_whole(path: Path, samples: npt.NDArray[np.int16]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
-    np.save(temporary, samples)
-    temporary.replace(path)
+    try:
+        np.save(temporary, samples)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def make_loader(

@@ -23,7 +23,6 @@ import torch
 
 from asr import distributed
 from asr.archive import is_shard
-from asr.audio import AudioError
 from asr.batch import Position
 from asr.config import Config
 from asr.features import LogMel
@@ -60,6 +59,7 @@ class Run(Protocol):
     features: LogMel
     tokenizer: CharTokenizer
     progress: Any  # has `step` and `position`
+    messages: list[str]
 
     def advance(self, batches: Any) -> Any:
         """Make one update with the next (batch, position)."""
@@ -106,18 +106,17 @@ def dry_run(config: Config, make_run: Callable[[Config, torch.device], Run]) -> 
         torch.set_num_threads(config.train.threads)
     if not config.train.resume and (Path(config.train.output_dir) / "state.pt").exists():
         print(f"{config.train.output_dir} holds a training state: training will want resume=true")
-    if any(is_shard(name) for name in config.data.train_manifests):
+    if any(is_shard(name) for name in (*config.data.train_manifests, *config.data.dev_manifests)):
         raise ValueError("--dry-run: found shards, wanted the manifests they were packed from")
     harmful = print_data(config)
     try:
         run = make_run(config, distributed.start(config.train.device))
+        for message in run.messages:
+            print(message)
         print_network(run.model)
         print_batch(run, config)
         print_memory(run, config)
         print_time(run, config)
-    except AudioError as error:
-        print(f"\ntraining would end here: {error}")
-        harmful += 1
     except torch.OutOfMemoryError:
         print("\nthe largest batch does not fit into the GPU's memory: lower data.batch_seconds")
         harmful += 1
@@ -231,6 +230,9 @@ def print_batch(run: Run, config: Config) -> None:
         encoded = run.model.encode(features, lengths)
     ctc_lengths = run.model.ctc_log_probs(encoded)[1]
     padding = 1 - float(batch.num_samples.sum()) / batch.waveform.numel()
+    if not bool(batch.counts[0]):
+        print(f"\none batch: nothing of it can be read ({'; '.join(batch.problems)})")
+        return
     text = run.source.dataset.utterances[batch.indices[0]].text
     again = run.tokenizer.decode(batch.tokens[0, : int(batch.token_lengths[0])].tolist())
     print("\none batch:")

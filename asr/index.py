@@ -24,7 +24,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class ManifestIndex(Sequence[Utterance]):
-    """The usable utterances of manifests, some 20 bytes of memory each.
+    """The usable utterances of manifests, some 32 bytes of memory each.
 
     The manifests stay open, so that one that is replaced meanwhile does no harm. Arrays are not
     copied when loader processes are forked, as a list of a million objects would be bit by bit.

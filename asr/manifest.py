@@ -306,7 +306,7 @@ def split_utterances(
     by_speaker = len({u.speaker for u in utterances}) > 1
     groups: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
-        groups[utterance.speaker if by_speaker else utterance.id].append(utterance)
+        groups[utterance.speaker if by_speaker else utterance.audio_filepath].append(utterance)
     seconds = {name: sum(u.duration for u in group) for name, group in groups.items()}
     second = pick_groups(seconds, 1 - fraction)
     parts: tuple[list[Utterance], list[Utterance]] = ([], [])

@@ -81,7 +81,10 @@ class Monitor:
     def message(self, text: str, of_any_process: bool = False) -> None:
         """Print a line, of processes that do not report only if it concerns them alone."""
         if self.enabled or of_any_process:
-            (self.bar.console.print if self.bar else _print)(text)
+            if self.bar:
+                self.bar.console.print(text, markup=False, highlight=False)
+            else:
+                _print(text)
 
     def record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Log values at a step, and show them nowhere.
@@ -141,6 +144,8 @@ class Monitor:
         for name, figure in pictures.items():
             path = self.pictures_dir / f"{name}.png"
             write_whole(path, plot.to_png(figure))
+            if not self.writer:
+                continue
             pixels = (imread(path)[:, :, :3] * 255).astype(np.uint8)  # (height, width, RGB)
             self._curves("add_image", f"pictures/{name}", pixels, step, dataformats="HWC")
 

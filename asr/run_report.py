@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 from torch import nn
 
 from asr import distributed, plot
-from asr.config import Config, config_to_dict
+from asr.config import Config, config_from_dict, config_to_dict
 from asr.monitor import LOG, PICTURES
 from asr.plot import Curve
 from asr.report import describe_machine, percent, transcripts_to_markdown, write_whole
@@ -144,7 +145,7 @@ def write_run_report(folder: Path) -> Path:
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        return {section: dict(values) for section, values in settings.items()}
+        return config_to_dict(config_from_dict(settings))
     except OSError as error:
         found = f"cannot be read ({error.strerror})"
         raise ValueError(f"{path}: {found}, wanted a run's configuration") from error
@@ -164,8 +165,13 @@ def settings_to_toml(settings: Mapping[str, Mapping[str, Any]]) -> str:
         }
         if changed:
             lines += ["", f"[{section}]"]
-            lines += [f"{n} = {json.dumps(v, ensure_ascii=False)}" for n, v in changed.items()]
+            lines += [f"{name} = {_to_toml(value)}" for name, value in changed.items()]
     return "\n".join(lines[1:]) + "\n"
+
+
+def _to_toml(value: Any) -> str:
+    # JSON's strings, booleans and arrays are TOML's; its infinity is not.
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def draw_curves(
@@ -348,12 +354,14 @@ def _commands(
     total = settings["train"]["max_steps"]
     more = f" max_steps={2 * total}" if log.step >= total else ""
     yield f"# {'train for longer' if more else 'resume'}"
-    yield f"{python} -m asr.train {folder / PICTURES / SETTINGS} resume=true{more}"
+    settings_file = shlex.quote(str(folder / PICTURES / SETTINGS))
+    yield f"{python} -m asr.train {settings_file} resume=true{more}"
     for manifest in settings["data"].get("dev_manifests", []):
         yield "# evaluate the best model"
-        yield f"python -m asr.benchmark {manifest} --model {folder / 'model'}"
+        model = shlex.quote(str(folder / "model"))
+        yield f"python -m asr.benchmark {shlex.quote(manifest)} --model {model}"
     yield "# write this report anew"
-    yield f"python -m asr.run_report {folder}"
+    yield f"python -m asr.run_report {shlex.quote(str(folder))}"
 
 
 def _table(facts: Mapping[str, str]) -> str:

@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="train nothing: check the data and print size, memory, a batch and the time it takes",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     rank = f" rank {os.environ['RANK']}:" if "RANK" in os.environ else ""
     try:
         config = load_config(options.config, options.overrides)

@@ -155,7 +155,13 @@ class Trainer:
         state, warning = load_state(self.state_path)
         if warning:
             self.messages.append(f"{warning}; going on from the state before")
-        if differences := network_differences(self.config, config_from_dict(state["config"])):
+        before = config_from_dict(state["config"])
+        differences = network_differences(self.config, before)
+        if before.data.alphabet != self.config.data.alphabet:
+            differences.append(f"data.alphabet={before.data.alphabet!r}")
+        if before.train.freeze != self.config.train.freeze:
+            differences.append(f"train.freeze={list(before.train.freeze)}")
+        if differences:
             raise CheckpointError(
                 f"{self.state_path}: is of another network; wanted {' '.join(differences)}"
             )
@@ -169,6 +175,8 @@ class Trainer:
             del progress["batch"]
         progress["position"] = Position.from_dict(progress["position"])
         self.progress = Progress(**progress)
+        if self.progress.best_wer < 0:  # of an older version, from a time without dev utterances
+            self.progress.best_wer = float("inf")
 
     def save(self) -> None:
         """Write the training state, on the first process alone.
@@ -265,11 +273,12 @@ class Trainer:
     def save_best(self, results: dict[str, Any]) -> None:
         """Write the averaged weights as the model directory if their WER is the lowest so far."""
         wers = {m: results[f"wer_{m}"] for m in self.methods() if f"wer_{m}" in results}
-        method = min(wers, key=wers.__getitem__, default=self.methods()[-1])
-        wer = wers.get(method, float("-inf"))
-        if wer <= self.progress.best_wer:
+        if not len(self.dev_set):
+            self.write_model("model", self.methods()[-1])  # nothing to judge by: the newest
+        elif wers and min(wers.values()) <= self.progress.best_wer:
+            method = min(wers, key=wers.__getitem__)
             self.write_model("model", method)
-            self.progress.best_wer = wer  # only now: a full disk may have kept the old one
+            self.progress.best_wer = wers[method]  # behind the writing, which a full disk stops
 
     def write_model(self, name: str, method: SearchMethod) -> None:
         """Write the averaged weights as a model directory, on the first process alone.
@@ -341,6 +350,8 @@ class Trainer:
             self.averaged_model, self.features, self.dev_set, self.methods(), self.device
         )
         step = self.progress.step
+        for problem in results.pop("problems", ()):
+            monitor.message(f"left out of the dev utterances: {problem}")
         monitor.report("dev", step, results)
         if monitor.enabled:
             decodes = self.uses_decoder(step)
@@ -352,7 +363,7 @@ class Trainer:
         """Write something that a later step writes again: a full disk must not end the run."""
         try:
             write()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             monitor.message(f"step {self.progress.step}: {error}; training goes on")
 
     def _summary(self, scalars: dict[str, Tensor], rate: float) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def validate(
 
     Returns:
         For each method ``wer_…`` with its 95 % interval ``wer_…_low`` and ``…_high``, ``cer_…`` and
-        ``examples_…``, lists of (id, reference, hypothesis); and ``utterances``, how many could be
-        read. Empty without dev utterances.
+        ``examples_…``, lists of (id, reference, hypothesis); ``utterances``, how many could be
+        read, and ``problems``, what was wrong with the others. Empty without dev utterances.
     """
     utterances = dev_set.utterances
     if not utterances:
@@ -64,7 +64,9 @@ def validate(
     order = DurationBatches(durations, BATCH_SECONDS, BATCH_SIZE, seed=0).epoch(0)
     mine = order[distributed.rank() :: distributed.world_size()]
     texts: dict[str, dict[int, str]] = {method: {} for method in methods}
+    problems: list[str] = []
     for batch in make_loader(dev_set, mine, 0, pin=False):
+        problems += batch.problems
         batch = batch.to(device)
         for method in methods:
             found = decode_batch(
@@ -73,7 +75,8 @@ def validate(
             )  # fmt: skip
             read = zip(batch.indices, found, batch.counts.tolist(), strict=True)
             texts[method].update({index: heard.text for index, heard, counts in read if counts})
-    results: dict[str, Any] = {}
+    every = distributed.gather(problems)
+    results: dict[str, Any] = {"problems": [line for lines in every for line in lines]}
     for part in distributed.gather(texts):
         for method in methods:
             texts[method].update(part[method])

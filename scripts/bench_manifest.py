@@ -3,14 +3,14 @@
     python scripts/bench_manifest.py
     python scripts/bench_manifest.py --lines 1000 100000 --shards 4 40
 
-Every row is a process of its own, and its memory is what it takes beyond its imports. For
+Every row is a process of its own, and its memory is the most that it took beyond its imports. For
 manifests of so many lines: opening one as a training source, drawing all batches of an epoch,
 what a forked loader process has of its own after twenty batches, and for comparison the list of
 objects that `read_manifest` makes. For so many shards (of 100 utterances of two seconds): reading
 all of them once, with a pool of 200 utterances. Measured on one core of an AMD EPYC, in seconds
 of CPU time:
 
-    lines   open s  holds MB   epoch s   peak MB worker MB   list MB
+    lines   open s   open MB   epoch s   peak MB worker MB   list MB
      1000      0.0         0       0.0         3        16        0
    100000      2.1         4       0.1         9        18       86
   1000000     21.0        39       1.1        63        17      866
@@ -140,7 +140,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print("    lines   open s  holds MB   epoch s   peak MB worker MB   list MB", flush=True)
+        print("    lines   open s   open MB   epoch s   peak MB worker MB   list MB", flush=True)
         for lines in options.lines:
             path = str(write_corpus(folder, lines))
             row = in_process("measure_manifest", path) + in_process("measure_list", path)

@@ -74,7 +74,8 @@ def train_for(row: Row, options: argparse.Namespace, folder: Path) -> list[float
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["nothing said"]
+        lines = done.stderr.strip().splitlines()
+        said = [x for x in lines if x.startswith("asr.train:")] or lines[-1:] or ["nothing said"]
         raise ValueError(f"training of {row.name!r} failed with {done.returncode}: {said[0]}")
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
@@ -83,7 +84,9 @@ def train_for(row: Row, options: argparse.Namespace, folder: Path) -> list[float
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run all rows in turns and return their speeds."""
-    limit = options.batch_seconds or load_config(options.config).data.batch_seconds
+    limit = (
+        options.batch_seconds or load_config(options.config, options.overrides).data.batch_seconds
+    )
     rows = rows_of(options.cores, limit)
     speeds: dict[str, list[float]] = {row.name: [] for row in rows}
     with tempfile.TemporaryDirectory() as folder:

@@ -82,6 +82,17 @@ def test_workers_change_nothing(tone_manifest: Path) -> None:
         assert one.indices == other.indices and torch.equal(one.waveform, other.waveform)
 
 
+def test_a_damaged_cache_is_made_anew(tone_manifest: Path, tmp_path: Path) -> None:
+    utterances = read_manifest(tone_manifest)
+    dataset = SpeechDataset(utterances, CharTokenizer("abcd"), 16000, str(tmp_path / "cache"))
+    first = dataset.waveform(0)
+    (cached,) = (tmp_path / "cache").rglob("*.npy")
+    for content in (b"", cached.read_bytes()[:-100], b"nonsense"):
+        cached.write_bytes(content)
+        assert torch.equal(dataset.waveform(0), first)
+    assert len(list((tmp_path / "cache").rglob("*"))) == 2  # a folder and the file
+
+
 def test_cache_gives_the_same_audio_without_reading_the_file_again(
     tone_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,7 @@ def test_it_says_what_a_run_takes_and_writes_nothing(
     config = replace(config, data=replace(config.data, dev_manifests=()))
     path = write_toml(config, tmp_path / "config.toml")
     before = everything_under(tmp_path)
-    assert main([str(path), "--dry-run"]) == 0
+    assert main([str(path), "--dry-run", "train.log_every=3"]) == 0  # settings in any place
     assert everything_under(tmp_path) == before
     output = capsys.readouterr().out
     trainer = Trainer(config, torch.device("cpu"))
@@ -165,6 +165,7 @@ def test_the_pace_is_that_of_the_steps(
         source=SimpleNamespace(dataset=Data(), order=order),
         device=torch.device("cpu"),
         advance=advance,
+        messages=[],
     )
     pace = measure_pace(run, order.epoch(0), configure())
     assert 3 <= len(pace.seconds) <= 9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -14,13 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from asr.checkpoint import load_model, load_state
 from asr.config import AugmentConfig, Config, config_to_dict
-from asr.manifest import read_manifest
+from asr.manifest import read_manifest, write_manifest
 from asr.shards import main as pack
 from asr.train import main, train
 from asr.trainer import Trainer
@@ -336,3 +338,51 @@ def test_resuming_another_network_is_refused(configure: Configure) -> None:
 def test_pick_evenly() -> None:
     assert pick_evenly(list(range(10)), 3) == [0, 3, 6]  # type: ignore[type-var]
     assert pick_evenly(list(range(3)), 0) == [0, 1, 2]  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "wanted"),
+    [
+        ("data", {"alphabet": "dcba"}, "data.alphabet='abcd'"),
+        ("data", {"alphabet": "abcde"}, "data.alphabet='abcd'"),
+        ("train", {"freeze": ("encoder.front_end",)}, "train.freeze=[]"),
+    ],
+)
+def test_resuming_with_another_alphabet_or_other_frozen_parts_is_refused(
+    configure: Configure, section: str, change: dict[str, Any], wanted: str
+) -> None:
+    config = configure(max_steps=1)
+    train(config)
+    other = replace(config, train=replace(config.train, resume=True))
+    other = replace(other, **{section: replace(getattr(other, section), **change)})
+    with pytest.raises(ValueError, match=re.escape(f"wanted {wanted}")):
+        Trainer(other, torch.device("cpu"))
+
+
+def test_dev_utterances_may_join_a_run_later(configure: Configure) -> None:
+    config = configure(max_steps=2)
+    alone = replace(config, data=replace(config.data, dev_manifests=()))
+    train(alone)
+    model = Path(config.train.output_dir) / "model" / "model.safetensors"
+    before = model.read_bytes()  # the newest, for want of a better judgement
+    train(replace(config, train=replace(config.train, resume=True, max_steps=4)))
+    assert model.read_bytes() != before
+    state = load_state(Path(config.train.output_dir) / "state.pt")[0]
+    assert 0 <= state["progress"]["best_wer"] < float("inf")
+
+
+def test_dev_files_that_cannot_be_read_are_named(
+    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(max_steps=1)
+    utterances = read_manifest(config.data.dev_manifests[0])[:3]
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no sound")
+    write_manifest(
+        tmp_path / "dev.jsonl",
+        [replace(utterances[0], audio_filepath=str(broken)), *utterances[1:]],
+    )
+    dev = (str(tmp_path / "dev.jsonl"),)
+    train(replace(config, data=replace(config.data, dev_manifests=dev)))
+    assert f"left out of the dev utterances: {broken}" in capsys.readouterr().err
+    assert log(config.train.output_dir, "dev")[0]["utterances"] == 2

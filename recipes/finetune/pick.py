@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--count: found {options.count}, wanted 1 to {len(utterances)}")
         picked = [utterances[i * len(utterances) // options.count] for i in range(options.count)]
         write_manifest(options.output, picked)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"pick: {error}", file=sys.stderr)
         return 2
     seconds = sum(utterance.duration for utterance in picked)

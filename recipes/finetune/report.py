@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from asr.report import write_whole
+
 FIRST = "before"
 
 
@@ -64,12 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         text = f"# What fine-tuning does\n\nMade by `measure.sh`.\n\n{table(options.folder)}\n"
-    except ValueError as error:
+        write_whole(options.output, text)
+    except (ValueError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
-    temporary = options.output.with_name(f"{options.output.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(options.output)
     print(f"{options.output} written")
     return 0
 

@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
             hours = sum(utterance.duration for utterance in joined) / 3600
             place = options.output / manifest.name
             print(f"{place}: {len(joined)} utterances, {hours:.2f} h")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"join: {error}", file=sys.stderr)
         return 2
     return 0

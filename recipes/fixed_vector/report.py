@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 recognise(run, manifest, ["--device", "cpu", "--threads", str(options.threads)])
         command = shlex.join(["python", "recipes/fixed_vector/report.py", *argv])
         print(f"{write(options, command)} written")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
     return 0

@@ -229,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
         for page in DEFAULT_TABLES if arguments.results == RECIPE else ():
             write_table(page, make_table(shipped, [DEFAULT]))
         print(f"{table} written")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     return 0

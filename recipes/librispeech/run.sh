@@ -2,7 +2,7 @@
 # From nothing to the table of results: download, manifests, language model, training, scores.
 #
 #   recipes/librispeech/run.sh mini_5h
-#   recipes/librispeech/run.sh clean_100h train.batch_seconds=200   # settings go to the training
+#   recipes/librispeech/run.sh clean_100h data.batch_seconds=200   # settings go to the training
 #   CORPUS=/data GPUS=4 recipes/librispeech/run.sh full_960h
 #   LM_TEXT=books.txt.xz recipes/librispeech/run.sh mini_5h train.device=cpu
 #
