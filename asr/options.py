@@ -8,6 +8,7 @@ import argparse
 import difflib
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -84,19 +85,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--ctc-weight",
-        type=_fraction,
+        type=_number("a number from 0 to 1", 0.0, 1.0),
         metavar="W",
         help="share of CTC in the beam search, 0 to 1; the decoder has the rest",
     )
     group.add_argument(
         "--length-bonus",
-        type=_finite,
+        type=_number("a number"),
         metavar="X",
         help="added to a path's score for each character, in nats: longer texts for higher values",
     )
     group.add_argument(
         "--lm-weight",
-        type=_fraction,
+        type=_number("a number from 0 to 1", 0.0, 1.0),
         metavar="W",
         help="weight of the language model in the beam search, 0 to 1; 0 is without",
     )
@@ -107,7 +108,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--hotword-weight",
-        type=_not_negative,
+        type=_number("a number of at least 0", 0.0),
         metavar="W",
         help="how much each of their characters is worth, in nats (default: 1.25)",
     )
@@ -200,16 +201,6 @@ def positive(text: str) -> int:
     return number
 
 
-def _finite(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number")
-    return number
-
-
 def _threads(text: str) -> int:
     number = positive(text)
     if number > MAX_THREADS:
@@ -217,21 +208,16 @@ def _threads(text: str) -> int:
     return number
 
 
-def _not_negative(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0.0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number of at least 0")
-    return number
+def _number(wanted: str, low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:
+    """Return what reads the value of an option: a finite number from ``low`` to ``high``."""
 
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and low <= number <= high):
+            raise argparse.ArgumentTypeError(f"found {text!r}, wanted {wanted}")
+        return number
 
-def _fraction(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0.0 <= number <= 1.0:
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number from 0 to 1")
-    return number
+    return read
