@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from asr.segment import Detector, Piece, Waveform
 
 MAX_SECONDS = 30.0  # of one piece
+# Pieces of speech hold no pause of over two seconds, so that they have a word in every few; where
+# the network finds fewer than this, noise only sounded like speech, and its word is invented.
+_MIN_CHARS_PER_SECOND = 0.2
 
 
 @dataclass(frozen=True)
@@ -257,10 +260,15 @@ class Recognizer:
         for job in jobs:
             segments = [next(found).to_segment(piece.start, piece.end) for piece in job.pieces]
             job.pieces.clear()
-            yield job.update([segment for segment in segments if segment.text])
+            yield job.update([segment for segment in segments if self._is_speech(segment)])
         jobs[:] = [job for job in jobs if not job.finished]
         if pieces:
             _return_freed_memory()
+
+    def _is_speech(self, segment: Segment) -> bool:
+        """Tell whether a segment has text, and enough of it for what was taken for speech."""
+        sparsest = _MIN_CHARS_PER_SECOND if self.detect_speech else 0.0
+        return len(segment.text) > sparsest * (segment.end - segment.start)
 
     def _detector(self) -> Detector | None:
         if self.detect_speech:
@@ -269,7 +277,12 @@ class Recognizer:
 
         from asr.segment import DETECTOR_FRAME
 
-        return lambda waveform: np.ones(len(waveform) // DETECTOR_FRAME, np.float32)
+        def everything(waveform: Waveform) -> Waveform:
+            # But digital silence, in which the network invents words.
+            heard = float(np.ptp(waveform) > 0)
+            return np.full(len(waveform) // DETECTOR_FRAME, heard, np.float32)
+
+        return everything
 
 
 def load_model(
