@@ -166,19 +166,19 @@ def make_table(results: list[Result], configs: list[str]) -> str:
     return "\n".join(lines)
 
 
-def write_table(table: Path, content: str) -> None:
+def write_table(table: Path, content: str, begin: str = BEGIN, end: str = END) -> None:
     """Put `content` between the markers of a file and leave the rest of it as it is.
 
     Raises:
         EvaluateError: The file has not exactly one pair of markers.
     """
     text = table.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise EvaluateError(f"{table}: wanted one line {BEGIN!r} and, after it, one line {END!r}")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
+        raise EvaluateError(f"{table}: wanted one line {begin!r} and, after it, one line {end!r}")
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
     temporary = table.with_name(table.name + ".tmp")
-    temporary.write_text(f"{before}{BEGIN}\n\n{content}\n\n{END}{after}", encoding="utf-8")
+    temporary.write_text(f"{before}{begin}\n\n{content}\n\n{end}{after}", encoding="utf-8")
     temporary.replace(table)
 
 
