@@ -35,6 +35,7 @@ from engines import ENGINES, OURS
 from engines_run import (
     START_LIMIT,
     EngineError,
+    Run,
     describe_engine,
     measure_engine,
     pick_utterances,
@@ -122,10 +123,9 @@ def find_candidate(name: str, options: argparse.Namespace) -> Candidate:
     """
     if name in options.program:
         command = tuple(shlex.split(options.program[name]))
-        digest, size = hashlib.sha256(), 0
+        digest = hashlib.sha256()
         for path in filter(Path.is_file, map(Path, command[1:])):  # its source, perhaps weights
             digest.update(path.read_bytes())
-            size += path.stat().st_size
         about = {
             "missing": "", "version": "", "settings": options.program[name],
             "weights": {"files": 0, "bytes": None, "sha256": digest.hexdigest()},
@@ -186,13 +186,21 @@ def run_candidate(
         if result.get("key", {}).get("files") != test_set.checksum:
             write_json(kept, {"title": candidate.title, "not_run": reason})
         return
-    if not candidate.about["weights"]["sha256"]:  # they were downloaded meanwhile
-        candidate = find_candidate(candidate.name, options)
-        key = key_of(candidate, test_set, options.threads)
     if number == 1:
         texts = zip(test_set.ids, run.texts, strict=True)
         write_texts(kept.with_suffix(".jsonl"), "hypothesis", texts)
         result = {"runs": []}
+    if not candidate.about["weights"]["sha256"]:  # they were downloaded meanwhile
+        candidate = find_candidate(candidate.name, options)
+    keep_run(kept, result, candidate, key_of(candidate, test_set, options.threads), run, options)
+    print(f"{test_set.name} {candidate.name}, run {number}: {run.to_json()}", file=sys.stderr)
+
+
+def keep_run(
+    kept: Path, result: dict[str, Any], candidate: Candidate, key: dict[str, Any], run: Run,
+    options: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Add a run to a result and write it; the score follows when all have run."""
     described = describe_machine()  # of its versions, others' engines have none in common
     result |= {
         "title": candidate.title, "key": key, "version": candidate.about["version"],
@@ -201,7 +209,6 @@ def run_candidate(
         "date": described["date"], "machine": described["machine"],
     }  # fmt: skip
     write_json(kept, result)
-    print(f"{test_set.name} {candidate.name}, run {number}: {run.to_json()}", file=sys.stderr)
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -300,7 +307,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; return 2 after an error of the user's."""
+    """Run the comparison; return 2 after an error of the user's, 130 after Ctrl-C."""
     options = parse_arguments(sys.argv[1:] if argv is None else argv)
     try:
         if not options.table_only:
@@ -309,6 +316,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"compare_engines: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("compare_engines: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -246,6 +246,28 @@ def test_a_wrong_command_line_ends_with_2(arguments: list[str]) -> None:
         compare_engines.parse_arguments(arguments)
 
 
+def test_a_stopped_comparison_goes_on(
+    tone_manifest: Path, texts: list[str], log: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    one = "one=" + write_program(tmp_path / "one.py", texts, log)
+    two = "two=" + write_program(tmp_path / "two.py", texts, log)
+    arguments = [tone_manifest, "--engines", "--program", one, "--program", two]
+    measured = compare_engines.measure_engine
+
+    def stop(name: str, *rest: Any) -> Any:
+        if name == "two":
+            raise KeyboardInterrupt
+        return measured(name, *rest)
+
+    monkeypatch.setattr(compare_engines, "measure_engine", stop)
+    assert compare(tmp_path, *arguments) == 130
+    assert "the same command goes on" in capsys.readouterr().err and starts(log) == 1
+    monkeypatch.setattr(compare_engines, "measure_engine", measured)
+    assert compare(tmp_path, *arguments) == 0
+    assert starts(log) == 2
+
+
 def test_a_page_without_marks_is_left_alone(
     tone_manifest: Path, texts: list[str], log: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
