@@ -284,6 +284,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--work", type=Path, default=Path("runs/compare_engines"), metavar="DIR", help="of WAVs")
     options = parser.parse_intermixed_args(argv)
     options.command = shlex.join(["python", "scripts/compare_engines.py", *argv])
+    _check(options, parser)
+    return options
+
+
+def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Read the pairs among the options, and end the program if some are wrong."""
     for name in ("weights", "program"):
         pairs = dict(text.partition("=")[::2] for text in getattr(options, name))
         if not all(key and value for key, value in pairs.items()):
@@ -303,7 +309,6 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--count: found {len(options.count)} numbers, wanted one, or one a manifest")
     if min(*options.count, options.threads, options.runs) < 1:
         parser.error("--count, --threads, --runs: wanted whole numbers above 0")
-    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
