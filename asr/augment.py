@@ -8,11 +8,13 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchaudio.functional import resample
 
 from asr.config import AugmentConfig, FeatureConfig
 
 TELEPHONE_BAND = (300.0, 3400.0)  # Hz
+ROOM_SECONDS = (0.15, 0.7)  # in which an echo falls by 60 dB
 
 LogMelFunction = Callable[
     [Tensor, Tensor, Callable[[Tensor, Tensor], Tensor] | None], tuple[Tensor, Tensor]
@@ -83,7 +85,7 @@ def perturb_power(
     settings: FeatureConfig,
     generator: random.Random,
 ) -> Tensor:
-    """Change voices, add noise and cut the band of a batch, in the power of its mel bands.
+    """Change voices, add rooms and noise and cut the band of a batch, in the power of mel bands.
 
     There a noisy recording costs an addition, where a waveform would need transforms: the power
     of independent sounds adds up, but for their interference, which is left out.
@@ -102,6 +104,8 @@ def perturb_power(
     centres = _mel_centres(settings).to(power.device)  # (F,) Hz
     if config.frequency_warp:
         power = _warp_frequency(power, centres, config.frequency_warp, chance)
+    if config.room_probability:
+        power = power + _echo_power(power, 1 / settings.shift_seconds, config, chance)
     if config.noise_probability:
         power = power + _noise_power(power, lengths, centres, config, chance)
     if config.telephone_probability:
@@ -136,6 +140,29 @@ def _warp_frequency(power: Tensor, centres: Tensor, warp: float, chance: torch.G
     shape = (-1, power.shape[1], -1)
     low = power.gather(2, (above - 1)[:, None].expand(shape))
     return torch.lerp(low, power.gather(2, above[:, None].expand(shape)), share)
+
+
+def _echo_power(
+    power: Tensor, frames_per_second: float, config: AugmentConfig, chance: torch.Generator
+) -> Tensor:
+    """Return the diffuse echo (B, T, F) of some utterances, zero for the others.
+
+    It falls by 60 dB in `ROOM_SECONDS`, and holds from a tenth to three times the power of the
+    direct sound, as at a tenth to twice the distance at which both are equal.
+    """
+    shortest, longest = ROOM_SECONDS
+    seconds = shortest + (longest - shortest) * _rand(chance, power, len(power), 1)
+    ages = torch.arange(1, round(longest * frames_per_second) + 1, device=power.device)
+    kernel = 10 ** (-6 * ages / (seconds * frames_per_second))  # (B, taps)
+    share = 10 ** (-1 + 1.5 * _rand(chance, power, len(power), 1))
+    chosen = _rand(chance, power, len(power), 1) < config.room_probability
+    kernel = kernel / kernel.sum(dim=1, keepdim=True) * share * chosen
+    # One convolution whose groups are the utterances; a frame's echo begins a frame later.
+    delayed = functional.pad(power.transpose(0, 2), (0, 0, len(ages), -1))  # (F, T + taps - 1, B)
+    echo = functional.conv1d(
+        delayed.transpose(1, 2), kernel.flip(1)[:, None], groups=len(power)
+    )  # (F, B, T)
+    return echo.permute(1, 2, 0)
 
 
 def _noise_power(

@@ -82,6 +82,7 @@ class AugmentConfig:
     noise_min_snr_db: float = 5.0
     noise_max_snr_db: float = 30.0
     telephone_probability: float = 0.0  # of keeping only a telephone's band
+    room_probability: float = 0.0  # of letting an utterance echo in a room
     frequency_masks: int = 2
     frequency_mask_width: int = 20  # mel bands at most
     time_masks: int = 2
@@ -323,6 +324,7 @@ def _check(config: Config) -> None:
         ("augment.frequency_warp", config.augment.frequency_warp),
         ("augment.noise_probability", config.augment.noise_probability),
         ("augment.telephone_probability", config.augment.telephone_probability),
+        ("augment.room_probability", config.augment.room_probability),
     )
     for name, value in fractions:
         if not 0 <= value <= 1:

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from asr.augment import TELEPHONE_BAND, perturb_power, perturb_waveform, spec_augment
+from asr.augment import ROOM_SECONDS, TELEPHONE_BAND, perturb_power, perturb_waveform, spec_augment
 from asr.config import AugmentConfig, FeatureConfig
 from asr.features import LogMel
 
@@ -130,8 +130,35 @@ def test_a_telephone_keeps_its_band_alone() -> None:
     assert low < 0.01 and high < 0.01 and speech > 0.99
 
 
+def test_a_room_echoes_behind_each_sound_and_dies_away() -> None:
+    power = torch.zeros(200, 150, 80)
+    power[:, 20] = 1.0
+    echo = perturbed(power, room_probability=1.0) - power
+    assert echo[:, :21].abs().max() == 0  # nothing before, nor on top of the sound itself
+    assert (echo[:, 21:80].diff(dim=1) <= 0).all()
+    assert (echo == echo[:, :, :1]).all()  # all bands alike
+    share = echo[:, :, 0].sum(dim=1)
+    assert 0.1 <= share.min() < 0.2 and 2 < share.max() <= 10**0.5 + 1e-3
+    # 60 dB in so many frames: what is left of the first echo a frame later.
+    frames = -6 / (echo[:, 22, 0] / echo[:, 21, 0]).log10()
+    assert frames.min() / 100 == pytest.approx(ROOM_SECONDS[0], abs=0.02)
+    assert frames.max() / 100 == pytest.approx(ROOM_SECONDS[1], abs=0.02)
+
+
+def test_rooms_are_each_utterances_own_and_as_frequent_as_asked() -> None:
+    power = torch.rand(300, 30, 80)
+    changed = (perturbed(power, room_probability=0.3) - power).abs().sum(dim=(1, 2)) > 1e-3
+    assert 0.2 < changed.float().mean() < 0.4
+    alone = torch.zeros(2, 30, 80)
+    alone[0] = 1.0
+    assert perturbed(alone, room_probability=1.0)[1].abs().max() == 0
+
+
 def test_changes_of_power_are_seeded() -> None:
     power = torch.rand(4, 30, 80)
-    every = {"frequency_warp": 0.1, "noise_probability": 0.5, "telephone_probability": 0.5}
+    every = {
+        "frequency_warp": 0.1, "noise_probability": 0.5, "telephone_probability": 0.5,
+        "room_probability": 0.5,
+    }  # fmt: skip
     assert torch.equal(perturbed(power, 1, **every), perturbed(power, 1, **every))
     assert not torch.equal(perturbed(power, 1, **every), perturbed(power, 2, **every))
