@@ -167,6 +167,7 @@ class CharNgramLM:
             tensors[f"{length}.backoff"] = table.backoff
         temporary = Path(f"{path}.tmp")
         save_file(tensors, temporary, {"alphabet": json.dumps(self.alphabet)})
+        temporary.chmod(0o644)  # safetensors lets nobody else read
         temporary.replace(path)
 
     @classmethod
