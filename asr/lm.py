@@ -30,6 +30,9 @@ NATS_PER_STEP = 1 / 16  # of stored log-probabilities
 MAX_LOG_BACKOFF = 4.0  # back-off weights are stored below it: pruning can lift them over 1
 
 
+Array = np.ndarray[Any, Any]
+
+
 class LanguageModelError(ValueError):
     """A language model's file is missing, damaged or for another alphabet."""
 
@@ -100,7 +103,7 @@ class CharNgramLM:
         """Return (C, A) integers, 1 where a character's probability is stored."""
         return (followers[:, None].long() >> torch.arange(len(self.alphabet))) & 1
 
-    def append(self, codes: Tensor, characters: Tensor) -> Tensor:
+    def append(self, codes: Any, characters: Any) -> Any:
         """Return packed contexts (N,) after one more character each, (N,) indices from 0 on."""
         mask = (1 << (BITS * self.max_context)) - 1
         return ((codes << BITS) | (characters + 1)) & mask
@@ -111,8 +114,12 @@ class CharNgramLM:
         Args:
             codes: (N,) int64 contexts, as `append` makes them from 0.
         """
+        return torch.from_numpy(self.look_up(codes.numpy()))
+
+    def look_up(self, codes: Array) -> Array:
+        """Do what `log_probs` does, with arrays."""
         levels = len(self.tables)
-        keys = self._key(self._lengths, codes.numpy()[:, None] & self._masks)  # (N, levels)
+        keys = self._key(self._lengths, codes[:, None] & self._masks)  # (N, levels)
         place = np.minimum(self._keys.searchsorted(keys), len(self._keys) - 1)
         found = self._keys[place] == keys
         followers = self._followers[place] * found
@@ -131,7 +138,7 @@ class CharNgramLM:
         sums = np.zeros((len(keys), levels + 1), np.float32)
         np.cumsum(weights[:, ::-1], 1, out=sums[:, 1:])
         log_probs += sums.ravel()[(levels + 1) * rows + levels - np.where(is_known, longest + 1, 0)]
-        return torch.from_numpy(log_probs)
+        return log_probs
 
     def score_texts(self, texts: Sequence[str]) -> Tensor:
         """Return natural-log probabilities of each text's characters and of the space behind it.
@@ -241,22 +248,24 @@ class LanguageModelScorer:
         self.device = device
         self.first = len(SPECIAL_TOKENS)
         self.space = model.alphabet.index(" ")
+        # What each token adds to a packed context: marks count as a space.
+        characters = np.arange(tokenizer.size, dtype=np.int64) - self.first
+        self.packed = np.where(characters < 0, self.space, characters)
 
-    def initial_state(self, beam_size: int) -> Tensor:
+    def initial_state(self, beam_size: int) -> Array:
         """Return the packed contexts (B·beam_size,) before the start mark."""
-        return torch.zeros(self.num_utterances * beam_size, dtype=torch.int64)
+        return np.zeros(self.num_utterances * beam_size, dtype=np.int64)
 
-    def score(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, tokens: Tensor, state: Array) -> tuple[Tensor, Array]:
         """Return log-probs (N, V) of the characters after ``tokens`` (N,)."""
-        characters = tokens.cpu() - self.first
-        characters = torch.where(characters < 0, self.space, characters)
-        state = self.model.append(state, characters)
-        log_probs = self.model.log_probs(state)
-        scores = torch.full((len(state), self.tokenizer.size), -torch.inf)
+        state = self.model.append(state, self.packed[tokens.cpu().numpy()])
+        log_probs = self.model.look_up(state)
+        scores = np.full((len(state), self.tokenizer.size), -np.inf, np.float32)
         scores[:, self.first :] = log_probs
         scores[:, self.tokenizer.eos_id] = log_probs[:, self.space]
-        return scores.to(self.device), state
+        return torch.from_numpy(scores).to(self.device), state
 
-    def reorder(self, state: Tensor, index: Tensor) -> Tensor:
+    def reorder(self, state: Array, index: Tensor) -> Array:
         """Let row n continue row ``index[n]``."""
-        return state[index.cpu()]
+        reordered: Array = state[index.cpu().numpy()]
+        return reordered
