@@ -248,19 +248,22 @@ class CTCPrefixScorer:
             )
         self.blank_id, self.eos_id, self.sos_id = blank_id, eos_id, sos_id
         self.lengths = lengths.to(log_probs.device)
+        self._batch = len(lengths)
         padded = _positions(log_probs) >= self.lengths[:, None]  # (B, S)
         label_first = log_probs.detach().transpose(1, 2).double()  # (B, V, S)
         label_first = label_first.masked_fill(padded[:, None], -torch.inf)
         # Behind the last frame nothing comes: (B, S + 1, V).
         self._probs = functional.pad(label_first.exp().transpose(1, 2), (0, 0, 0, 1)).contiguous()
         self._cumulative = functional.pad(label_first.clamp(min=_LOG_FLOOR).cumsum(2), (1, 0))
+        first = torch.arange(self._batch, device=log_probs.device) * log_probs.shape[2]
+        self._first_label = first[:, None]
         forbidden = {blank_id} if sos_id is None else {blank_id, sos_id}
         self._forbidden = torch.tensor(sorted(forbidden), device=log_probs.device)
 
     @torch.no_grad()
     def initial_state(self, beam_size: int) -> CTCPrefixState:
         """Return the state of B * `beam_size` empty hypotheses."""
-        blank = self._rows(self._cumulative[:, self.blank_id], beam_size * len(self.lengths))
+        blank = self._rows(self._cumulative[:, self.blank_id], beam_size * self._batch)
         return CTCPrefixState(
             spelled=torch.stack([blank, blank], 1),
             last=torch.full((len(blank),), self.blank_id, device=blank.device),
@@ -317,20 +320,19 @@ class CTCPrefixScorer:
 
     def _prefix_log_probs(self, spelled: Tensor, last: Tensor) -> Tensor:
         """Return the log-probability of each hypothesis longer by each label: (N, V)."""
-        batch = len(self.lengths)
         # Sums are taken relative to the largest term of a row; what is 700 nats below is lost.
         largest = spelled[:, :1].amax(2, keepdim=True).clamp(min=-1e300)  # -inf - -inf is NaN
         start = (spelled - largest).exp_()
-        sums = start.view(batch, -1, start.shape[2]) @ self._probs  # (B, 2 K, V)
+        sums = start.view(self._batch, -1, start.shape[2]) @ self._probs  # (B, 2 K, V)
         sums = sums.view(len(spelled), 2, -1)
         same = sums[:, 1].gather(1, last[:, None])
         return sums[:, 0].scatter(1, last[:, None], same).log_().add_(largest[:, 0])
 
     def _rows(self, per_utterance: Tensor, num_rows: int) -> Tensor:
         """Repeat (B, ...) for the `num_rows` hypotheses: (N, ...)."""
-        if len(self.lengths) == 1:
+        if self._batch == 1:
             return per_utterance.expand(num_rows, *per_utterance.shape[1:])
-        return per_utterance.repeat_interleave(num_rows // len(self.lengths), dim=0)
+        return per_utterance.repeat_interleave(num_rows // self._batch, dim=0)
 
     def _ends(self, num_rows: int) -> Tensor:
         """Return each row's number of frames: (N, 1)."""
@@ -338,9 +340,7 @@ class CTCPrefixScorer:
 
     def _label_cumulative(self, tokens: Tensor) -> Tensor:
         """Return the cumulative log-probabilities (N, S + 1) of each hypothesis' token."""
-        batch, labels = self._cumulative.shape[:2]
-        offset = torch.arange(0, batch * labels, labels, device=tokens.device)
-        index = (tokens.view(batch, -1) + offset[:, None]).flatten()
+        index = (tokens.view(self._batch, -1) + self._first_label).flatten()
         return self._cumulative.flatten(0, 1).index_select(0, index)
 
 

@@ -100,7 +100,7 @@ def greedy_search(
     history: list[Array] = []
     for step in range(limits.max() + 1 if num_utterances else 0):
         scored, state = scorer.score(torch.from_numpy(tokens).to(max_tokens.device), state)
-        increments = _impossible_if_not_finite(_to_array(scored))
+        increments = _impossible_if_not_finite(_to_array(scored).astype(np.float64))
         allowed = increments.copy()
         allowed[:, list(blocked_ids)] = -np.inf
         loops.block(allowed)
@@ -210,10 +210,10 @@ class _Beams:
         self.increments: list[Array] = []  # of this step, each (B, K, V)
         # What each step has left behind, for the way back.
         self.closed: list[Array] = []  # (B, K) score with eos
-        self.closed_parts: list[Array] = []  # (B, K, scorers)
+        self.closed_parts: list[list[Array]] = []  # of each scorer (B, K)
         self.parents: list[Array] = []  # (B, K)
         self.taken: list[Array] = []  # (B, K) tokens
-        self.taken_parts: list[Array] = []  # (B, K, scorers)
+        self.taken_parts: list[list[Array]] = []
 
     def score(self) -> Array:
         """Run the scorers, close every live prefix, return the scores of longer ones (B, K, V)."""
@@ -224,11 +224,11 @@ class _Beams:
             increments = _to_array(scored).reshape(*self.scores.shape, -1)
             self.increments.append(increments)
             with np.errstate(invalid="ignore"):
-                totals = totals + increments * weight
+                totals = totals + np.multiply(increments, weight, dtype=np.float64)
         totals = _impossible_if_not_finite(totals)
         closed = totals[..., self.eos_id].copy()
         self.closed.append(closed)
-        self.closed_parts.append(np.stack([i[..., self.eos_id] for i in self.increments], 2))
+        self.closed_parts.append([i[..., self.eos_id].copy() for i in self.increments])
         ranked = np.sort(np.concatenate([self.best, closed], 1), 1)
         self.best = ranked[:, : -self.best.shape[1] - 1 : -1]
         return totals
@@ -256,8 +256,7 @@ class _Beams:
         parents, tokens = np.divmod(order, totals.shape[2])
         self.parents.append(parents)
         self.taken.append(tokens)
-        parts = [increments.reshape(batch, -1)[self.rows, order] for increments in self.increments]
-        self.taken_parts.append(np.stack(parts, 2))
+        self.taken_parts.append([i.reshape(batch, -1)[self.rows, order] for i in self.increments])
         places = (parents + self.rows * beam_size).ravel()
         index = torch.from_numpy(places).to(self.device)
         self.tokens = torch.from_numpy(tokens.ravel()).to(self.device)
@@ -290,25 +289,26 @@ class _Beams:
 
 
 class _Ways:
-    """The steps of a search as arrays: (steps, B, K) or (steps, B, K, scorers)."""
+    """The steps of a search as arrays: (steps, B, K) or (steps, scorers, B, K)."""
 
     def __init__(
         self,
         parents: Sequence[Array],
         taken: Sequence[Array],
-        taken_parts: Sequence[Array],
-        closed_parts: Sequence[Array],
+        taken_parts: Sequence[Sequence[Array]],
+        closed_parts: Sequence[Sequence[Array]],
     ) -> None:
         self.parents, self.taken = _stack(parents), _stack(taken)
-        self.taken_parts, self.closed_parts = _stack(taken_parts), _stack(closed_parts)
+        self.taken_parts = np.array(taken_parts, dtype=np.float64)
+        self.closed_parts = np.array(closed_parts, dtype=np.float64)
 
     def back(self, row: int, step: int, place: int) -> tuple[tuple[int, ...], list[float]]:
         """Walk back from a prefix closed at `step`: its tokens and the sum of each scorer."""
-        sums = self.closed_parts[step, row, place].copy()
+        sums = self.closed_parts[step, :, row, place].copy()
         tokens = []
         for earlier in reversed(range(step)):
             tokens.append(int(self.taken[earlier, row, place]))
-            sums += self.taken_parts[earlier, row, place]
+            sums += self.taken_parts[earlier, :, row, place]
             place = self.parents[earlier, row, place]
         return tuple(reversed(tokens)), sums.tolist()
 
@@ -354,7 +354,9 @@ class _LoopGuard:
 
 
 def _to_array(increments: Tensor) -> Array:
-    array: Array = increments.detach().double().cpu().numpy()
+    if increments.dtype == torch.bfloat16:  # which NumPy does not know
+        increments = increments.float()
+    array: Array = increments.detach().cpu().numpy()
     return array
 
 

@@ -165,13 +165,14 @@ def _join(*parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 def _split(x: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
     """Split (N, W) into columns of the given sizes and what is left."""
-    parts: tuple[Tensor, ...] = x.split([*sizes, x.shape[1] - sum(sizes)], 1)
-    return parts
+    return torch.split_with_sizes(x, [*sizes, x.shape[1] - sum(sizes)], 1)  # the lightest call
 
 
 def _gru(given: Tensor, recurrent: Tensor, hidden: Tensor) -> Tensor:
     """Return a GRU's next state (N, H) from both halves of its gates (N, 3 H), biases included."""
-    width = hidden.shape[1]
-    gates = (given[:, : 2 * width] + recurrent[:, : 2 * width]).sigmoid_()
-    new = torch.addcmul(given[:, 2 * width :], gates[:, :width], recurrent[:, 2 * width :]).tanh_()
-    return torch.lerp(new, hidden, gates[:, width:])
+    sizes = [2 * hidden.shape[1]]
+    given_gates, given_new = _split(given, sizes)
+    recurrent_gates, recurrent_new = _split(recurrent, sizes)
+    reset, keep = (given_gates + recurrent_gates).sigmoid_().chunk(2, 1)
+    new = torch.addcmul(given_new, reset, recurrent_new).tanh_()
+    return torch.lerp(new, hidden, keep)
