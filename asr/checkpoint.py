@@ -22,6 +22,7 @@ from asr.config import Config, config_from_dict, config_to_dict
 from asr.features import LogMel
 from asr.lm import CharNgramLM
 from asr.model import SpeechModel
+from asr.quantize import dequantize, quantize
 from asr.tokenizer import CharTokenizer
 
 LANGUAGE_MODEL, CONFIDENCE = "lm.safetensors", "confidence.json"
@@ -92,7 +93,7 @@ def load_model(
     try:
         config = config_from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         tokenizer = CharTokenizer.load(folder / TOKENIZER)
-        weights = load_file(folder / WEIGHTS)
+        weights = dequantize(load_file(folder / WEIGHTS))
         has_lm = language_model and (folder / LANGUAGE_MODEL).is_file()
         text_model = CharNgramLM.load(folder / LANGUAGE_MODEL) if has_lm else None
         is_fitted = (folder / CONFIDENCE).is_file()
@@ -138,22 +139,20 @@ def save_model(
         features: Its features.
         tokenizer: Its tokenizer.
         config: Its configuration.
-        dtype: Type of the weights on disk; ``torch.float16`` halves them.
+        dtype: Type of the weights on disk; ``torch.float16`` halves them, ``torch.int8`` keeps
+            large matrices in eight bits (see ``asr.quantize``) and the rest in single precision.
         card: Text of the model card, ``README.md``; empty writes none.
         language_model: Written beside the weights.
 
     Raises:
         OSError: It could not be written; what was there is as before.
+        ValueError: NaN or infinite weights are to be kept in eight bits.
     """
+    weights = _stored_weights(model, features, dtype)
     folder = Path(directory)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = {**_prefixed("model", model), **_prefixed("features", features)}
-    weights = {
-        name: t.detach().cpu().to(dtype if name.startswith("model.") else t.dtype).contiguous()
-        for name, t in tensors.items()
-    }
     try:
         save_file(weights, temporary / WEIGHTS)
         (temporary / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read
@@ -173,6 +172,17 @@ def save_model(
         temporary.rmdir()
     else:
         temporary.replace(folder)
+
+
+def _stored_weights(model: SpeechModel, features: LogMel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return all tensors in the types in which they are stored; the features' stay exact."""
+    weights = {name: t.detach().cpu() for name, t in _prefixed("model", model).items()}
+    if dtype == torch.int8:
+        weights = quantize(weights)
+    else:
+        weights = {name: t.to(dtype) for name, t in weights.items()}
+    weights |= {name: t.detach().cpu() for name, t in _prefixed("features", features).items()}
+    return {name: t.contiguous() for name, t in weights.items()}
 
 
 def _prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:

@@ -202,12 +202,11 @@ def _check_shapes(
 class CTCPrefixState:
     """What the alignments of each hypothesis come to, frame by frame, natural log, float64.
 
-    Column t of `nonblank` and `blank` is the log-probability that the first t frames spell
-    exactly the hypothesis and end in its last token, or in a blank: (N, S + 1).
+    Column t of `spelled` is the log-probability that the first t frames spell exactly the
+    hypothesis; of its two rows, the second counts only those that end in a blank: (N, 2, S + 1).
     """
 
-    nonblank: Tensor
-    blank: Tensor
+    spelled: Tensor
     last: Tensor  # (N,) last tokens
     prefix_log_probs: Tensor | None  # (N, V) of the hypotheses one token longer; None at sos
 
@@ -249,19 +248,24 @@ class CTCPrefixScorer:
             )
         self.blank_id, self.eos_id, self.sos_id = blank_id, eos_id, sos_id
         self.lengths = lengths.to(log_probs.device)
+        self._batch = len(lengths)
         padded = _positions(log_probs) >= self.lengths[:, None]  # (B, S)
         label_first = log_probs.detach().transpose(1, 2).double()  # (B, V, S)
         label_first = label_first.masked_fill(padded[:, None], -torch.inf)
-        self._probs = label_first.exp()
+        # Behind the last frame nothing comes: (B, S + 1, V).
+        self._probs = functional.pad(label_first.exp().transpose(1, 2), (0, 0, 0, 1)).contiguous()
         self._cumulative = functional.pad(label_first.clamp(min=_LOG_FLOOR).cumsum(2), (1, 0))
+        first = torch.arange(self._batch, device=log_probs.device) * log_probs.shape[2]
+        self._first_label = first[:, None]
+        forbidden = {blank_id} if sos_id is None else {blank_id, sos_id}
+        self._forbidden = torch.tensor(sorted(forbidden), device=log_probs.device)
 
     @torch.no_grad()
     def initial_state(self, beam_size: int) -> CTCPrefixState:
         """Return the state of B * `beam_size` empty hypotheses."""
-        blank = self._rows(self._cumulative[:, self.blank_id], beam_size * len(self.lengths))
+        blank = self._rows(self._cumulative[:, self.blank_id], beam_size * self._batch)
         return CTCPrefixState(
-            nonblank=torch.full_like(blank, -torch.inf),
-            blank=blank,
+            spelled=torch.stack([blank, blank], 1),
             last=torch.full((len(blank),), self.blank_id, device=blank.device),
             prefix_log_probs=None,
         )
@@ -279,75 +283,73 @@ class CTCPrefixScorer:
             the state of the longer hypotheses.
         """
         if state.prefix_log_probs is None:
-            prefix = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
-            nonblank, blank, last = state.nonblank, state.blank, state.last
+            prefix = torch.zeros(len(tokens), 1, dtype=torch.float64, device=tokens.device)
+            spelled, last = state.spelled, state.last
         else:
-            prefix = state.prefix_log_probs.gather(1, tokens[:, None])[:, 0]
-            nonblank, blank = self._extend(tokens, state)
-            last = tokens
-        longer = self._prefix_log_probs(nonblank, blank, last)
-        end = self._rows(self.lengths, len(tokens))[:, None]
-        whole = torch.logaddexp(nonblank.gather(1, end), blank.gather(1, end))
-        longer[:, self.eos_id] = whole[:, 0]
-        longer[:, self.blank_id] = -torch.inf
-        if self.sos_id is not None:
-            longer[:, self.sos_id] = -torch.inf
+            prefix = state.prefix_log_probs.gather(1, tokens[:, None])  # (N, 1)
+            spelled, last = self._extend(tokens, state), tokens
+        longer = self._prefix_log_probs(spelled, last)
+        longer[:, self.eos_id] = spelled[:, 0].gather(1, self._ends(len(tokens)))[:, 0]
+        longer.index_fill_(1, self._forbidden, -torch.inf)
         # An impossible prefix has no possible continuation, and -inf - -inf would be NaN.
-        longer = longer.masked_fill((prefix == -torch.inf)[:, None], -torch.inf)
-        increments = longer - prefix.clamp(min=-1e300)[:, None]
-        return increments, CTCPrefixState(nonblank, blank, last, longer)
+        longer.masked_fill_(prefix == -torch.inf, -torch.inf)
+        increments = longer - prefix.clamp(min=-1e300)
+        return increments, CTCPrefixState(spelled, last, longer)
 
     def reorder(self, state: CTCPrefixState, index: Tensor) -> CTCPrefixState:
         """Return a state whose row n continues row `index[n]` of `state`."""
         longer = state.prefix_log_probs
         return CTCPrefixState(
-            state.nonblank[index],
-            state.blank[index],
-            state.last[index],
-            None if longer is None else longer[index],
+            state.spelled.index_select(0, index),
+            state.last.index_select(0, index),
+            None if longer is None else longer.index_select(0, index),
         )
 
-    def _extend(self, tokens: Tensor, state: CTCPrefixState) -> tuple[Tensor, Tensor]:
-        """Return `nonblank` and `blank` (N, S + 1) of the hypotheses longer by `tokens`."""
+    def _extend(self, tokens: Tensor, state: CTCPrefixState) -> Tensor:
+        """Return `spelled` (N, 2, S + 1) of the hypotheses longer by `tokens`."""
         # A token equal to the last one needs a blank between them.
-        start = torch.logaddexp(state.nonblank, state.blank)
-        start = torch.where((tokens == state.last)[:, None], state.blank, start)
-        nonblank = _accumulate(start, self._label_rows(self._cumulative, tokens))
-        blank_cumulative = self._rows(self._cumulative[:, self.blank_id], len(tokens))
-        return nonblank, _accumulate(nonblank, blank_cumulative)
+        repeats = (tokens == state.last)[:, None]
+        start = torch.where(repeats, state.spelled[:, 1], state.spelled[:, 0])
+        spelled = torch.full_like(state.spelled, -torch.inf)
+        in_token, in_blank = spelled[:, 0, 1:], spelled[:, 1, 2:]
+        in_token.copy_(_accumulate(start, self._label_cumulative(tokens)))  # (N, S)
+        blank = self._rows(self._cumulative[:, self.blank_id], len(tokens))
+        in_blank.copy_(_accumulate(in_token, blank[:, 1:]))  # a blank needs the token before it
+        torch.logaddexp(in_token[:, 1:], in_blank, out=in_token[:, 1:])
+        return spelled
 
-    def _prefix_log_probs(self, nonblank: Tensor, blank: Tensor, last: Tensor) -> Tensor:
+    def _prefix_log_probs(self, spelled: Tensor, last: Tensor) -> Tensor:
         """Return the log-probability of each hypothesis longer by each label: (N, V)."""
-        batch = len(self.lengths)
         # Sums are taken relative to the largest term of a row; what is 700 nats below is lost.
-        largest = torch.maximum(nonblank, blank).amax(1, keepdim=True)
-        largest = largest.clamp(min=-1e300)  # -inf - -inf would be NaN
-        after_blank = (blank[:, :-1] - largest).exp()
-        start = (nonblank[:, :-1] - largest).exp() + after_blank
-        start = start.view(batch, len(start) // batch, start.shape[1])  # (B, K, S)
-        sums = torch.matmul(start, self._probs.transpose(1, 2)).flatten(0, 1)  # (N, V)
-        same = (after_blank * self._label_rows(self._probs, last)).sum(1)
-        return sums.scatter(1, last[:, None], same[:, None]).log() + largest
+        largest = spelled[:, :1].amax(2, keepdim=True).clamp(min=-1e300)  # -inf - -inf is NaN
+        start = (spelled - largest).exp_()
+        sums = start.view(self._batch, -1, start.shape[2]) @ self._probs  # (B, 2 K, V)
+        sums = sums.view(len(spelled), 2, -1)
+        same = sums[:, 1].gather(1, last[:, None])
+        return sums[:, 0].scatter(1, last[:, None], same).log_().add_(largest[:, 0])
 
     def _rows(self, per_utterance: Tensor, num_rows: int) -> Tensor:
         """Repeat (B, ...) for the `num_rows` hypotheses: (N, ...)."""
-        beam_size = num_rows // len(self.lengths)
-        return per_utterance[:, None].expand(-1, beam_size, *per_utterance.shape[1:]).flatten(0, 1)
+        if self._batch == 1:
+            return per_utterance.expand(num_rows, *per_utterance.shape[1:])
+        return per_utterance.repeat_interleave(num_rows // self._batch, dim=0)
 
-    def _label_rows(self, per_label: Tensor, tokens: Tensor) -> Tensor:
-        """Pick from (B, V, ...) the row of each hypothesis' token: (N, ...)."""
-        utterance = torch.arange(len(tokens), device=tokens.device)
-        utterance = utterance // (len(tokens) // len(self.lengths))
-        return per_label[utterance, tokens]
+    def _ends(self, num_rows: int) -> Tensor:
+        """Return each row's number of frames: (N, 1)."""
+        return self._rows(self.lengths[:, None], num_rows)
+
+    def _label_cumulative(self, tokens: Tensor) -> Tensor:
+        """Return the cumulative log-probabilities (N, S + 1) of each hypothesis' token."""
+        index = (tokens.view(self._batch, -1) + self._first_label).flatten()
+        return self._cumulative.flatten(0, 1).index_select(0, index)
 
 
 def _accumulate(start: Tensor, cumulative: Tensor) -> Tensor:
-    """Solve r[t] = (r[t - 1] + start[t - 1]) * p[t], r[0] = 0, in logs: (N, S + 1).
+    """Solve r[t] = (r[t - 1] + start[t - 1]) * p[t], r[0] = 0, in logs, from r[1] on: (N, S).
 
     `cumulative` holds the logs of p[1] * ... * p[t], so the solution is the sum over s <= t
     of start[s - 1] * exp(cumulative[t] - cumulative[s - 1]). All terms are positive: nothing
     cancels, and float64 keeps 1e-10 nats even where the sums come to -1e5.
     """
     terms = start[:, :-1] - cumulative[:, :-1]
-    sums = torch.logcumsumexp(terms, dim=1) + cumulative[:, 1:]
-    return functional.pad(sums, (1, 0), value=-torch.inf)
+    return torch.logcumsumexp(terms, dim=1).add_(cumulative[:, 1:])

@@ -18,8 +18,9 @@ from asr.ctc import CTCPrefixScorer, greedy_decode
 from asr.features import LogMel
 from asr.hotwords import HotwordScorer
 from asr.lm import CharNgramLM, LanguageModelScorer
-from asr.model import AttentionScorer, EncoderOutput, SpeechModel
+from asr.model import EncoderOutput, SpeechModel
 from asr.search import Hypothesis, Scorer, beam_search, greedy_search
+from asr.stepper import AttentionScorer
 from asr.tokenizer import CharTokenizer
 from asr.transcript import Alternative, Segment, Word
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ BITS = 5  # a packed character; 0 means none
 _LENGTH_SHIFT = 59  # of a context's length, above its at most 11 characters
 NATS_PER_STEP = 1 / 16  # of stored log-probabilities
 MAX_LOG_BACKOFF = 4.0  # back-off weights are stored below it: pruning can lift them over 1
+
+
+Array = np.ndarray[Any, Any]
 
 
 class LanguageModelError(ValueError):
@@ -66,20 +70,23 @@ class CharNgramLM:
             )
         self.alphabet = alphabet
         self.tables = tables
-        self._letters = torch.arange(len(alphabet))
-        # All tables as one, sorted by length and code, so that a look-up is a single search.
-        self._keys = torch.cat([self._key(n, table.codes) for n, table in enumerate(tables)])
-        self._followers = torch.cat([table.followers for table in tables]).long()
-        self._backoff = torch.cat([table.backoff for table in tables])
-        self._log_probs = torch.cat([table.log_probs for table in tables])
-        # NumPy counts bits at once, which PyTorch cannot: a third of the time to load a model.
-        counts = torch.from_numpy(np.bitwise_count(self._followers.numpy())).long()
-        self._offsets = counts.cumsum(0) - counts
-        self._lengths = torch.arange(len(tables))
+        # All tables as one, sorted by length and code, so that a look-up is a single search. In
+        # NumPy: a step of a search looks up a handful, where calls are what costs.
+        keys = [self._key(n, table.codes) for n, table in enumerate(tables)]
+        self._keys = torch.cat(keys).numpy()
+        self._followers = torch.cat([table.followers for table in tables]).numpy()
+        self._backoff = torch.cat([table.backoff for table in tables]).numpy()
+        self._log_probs = torch.cat([table.log_probs for table in tables]).numpy()
+        counts = np.bitwise_count(self._followers).astype(np.int64)
+        self._offsets = counts.cumsum() - counts
+        self._lengths = np.arange(len(tables), dtype=np.int64)
         self._masks = (1 << (BITS * self._lengths)) - 1
+        self._uniform = np.float32(-math.log(len(alphabet)))
+        self._step = np.float32(-NATS_PER_STEP)
+        self._letter_bits = np.int32(1) << np.arange(len(alphabet), dtype=np.int32)
 
     @staticmethod
-    def _key(length: int | Tensor, codes: Tensor) -> Tensor:
+    def _key(length: Any, codes: Any) -> Any:
         return codes + (length << _LENGTH_SHIFT)
 
     @property
@@ -94,9 +101,9 @@ class CharNgramLM:
 
     def _bits(self, followers: Tensor) -> Tensor:
         """Return (C, A) integers, 1 where a character's probability is stored."""
-        return (followers[:, None].long() >> self._letters) & 1
+        return (followers[:, None].long() >> torch.arange(len(self.alphabet))) & 1
 
-    def append(self, codes: Tensor, characters: Tensor) -> Tensor:
+    def append(self, codes: Any, characters: Any) -> Any:
         """Return packed contexts (N,) after one more character each, (N,) indices from 0 on."""
         mask = (1 << (BITS * self.max_context)) - 1
         return ((codes << BITS) | (characters + 1)) & mask
@@ -107,20 +114,31 @@ class CharNgramLM:
         Args:
             codes: (N,) int64 contexts, as `append` makes them from 0.
         """
-        keys = self._key(self._lengths, codes[:, None] & self._masks)  # (N, lengths)
-        place = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
+        return torch.from_numpy(self.look_up(codes.numpy()))
+
+    def look_up(self, codes: Array) -> Array:
+        """Do what `log_probs` does, with arrays."""
+        levels = len(self.tables)
+        keys = self._key(self._lengths, codes[:, None] & self._masks)  # (N, levels)
+        place = np.minimum(self._keys.searchsorted(keys), len(self._keys) - 1)
         found = self._keys[place] == keys
-        known = (self._followers[place][..., None] >> self._letters) & 1  # (N, lengths, A)
-        known *= found[..., None]
-        index = self._offsets[place][..., None] + known.cumsum(2) - 1
-        stored = self._log_probs[index.clamp(min=0)] * -NATS_PER_STEP
-        backoff = (MAX_LOG_BACKOFF - self._backoff[place] * NATS_PER_STEP) * found
-        result = torch.full((len(codes), len(self.alphabet)), -math.log(len(self.alphabet)))
-        for length in range(len(self.tables)):
-            result = torch.where(
-                known[:, length].bool(), stored[:, length], result + backoff[:, length, None]
-            )
-        return result
+        followers = self._followers[place] * found
+        weights = (MAX_LOG_BACKOFF + self._backoff[place] * self._step) * found
+        known = (followers[:, ::-1, None] & self._letter_bits) != 0  # (N, levels, A)
+        # For each character, the longest context that knows it.
+        longest = levels - 1 - known.argmax(1)  # (N, A)
+        rows = np.arange(len(keys))[:, None]
+        at = levels * rows + longest
+        followers, place = followers.ravel()[at], place.ravel()[at]  # (N, A)
+        is_known = (followers & self._letter_bits) != 0
+        before = np.bitwise_count(followers & (self._letter_bits - 1))
+        index = np.where(is_known, self._offsets[place] + before, 0)
+        log_probs = np.where(is_known, self._log_probs[index] * self._step, self._uniform)
+        # The weight of every context that is longer than that one, or of all.
+        sums = np.zeros((len(keys), levels + 1), np.float32)
+        np.cumsum(weights[:, ::-1], 1, out=sums[:, 1:])
+        log_probs += sums.ravel()[(levels + 1) * rows + levels - np.where(is_known, longest + 1, 0)]
+        return log_probs
 
     def score_texts(self, texts: Sequence[str]) -> Tensor:
         """Return natural-log probabilities of each text's characters and of the space behind it.
@@ -167,6 +185,7 @@ class CharNgramLM:
             tensors[f"{length}.backoff"] = table.backoff
         temporary = Path(f"{path}.tmp")
         save_file(tensors, temporary, {"alphabet": json.dumps(self.alphabet)})
+        temporary.chmod(0o644)  # safetensors lets nobody else read
         temporary.replace(path)
 
     @classmethod
@@ -229,22 +248,24 @@ class LanguageModelScorer:
         self.device = device
         self.first = len(SPECIAL_TOKENS)
         self.space = model.alphabet.index(" ")
+        # What each token adds to a packed context: marks count as a space.
+        characters = np.arange(tokenizer.size, dtype=np.int64) - self.first
+        self.packed = np.where(characters < 0, self.space, characters)
 
-    def initial_state(self, beam_size: int) -> Tensor:
+    def initial_state(self, beam_size: int) -> Array:
         """Return the packed contexts (B·beam_size,) before the start mark."""
-        return torch.zeros(self.num_utterances * beam_size, dtype=torch.int64)
+        return np.zeros(self.num_utterances * beam_size, dtype=np.int64)
 
-    def score(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, tokens: Tensor, state: Array) -> tuple[Tensor, Array]:
         """Return log-probs (N, V) of the characters after ``tokens`` (N,)."""
-        characters = tokens.cpu() - self.first
-        characters = torch.where(characters < 0, self.space, characters)
-        state = self.model.append(state, characters)
-        log_probs = self.model.log_probs(state)
-        scores = torch.full((len(state), self.tokenizer.size), -torch.inf)
+        state = self.model.append(state, self.packed[tokens.cpu().numpy()])
+        log_probs = self.model.look_up(state)
+        scores = np.full((len(state), self.tokenizer.size), -np.inf, np.float32)
         scores[:, self.first :] = log_probs
         scores[:, self.tokenizer.eos_id] = log_probs[:, self.space]
-        return scores.to(self.device), state
+        return torch.from_numpy(scores).to(self.device), state
 
-    def reorder(self, state: Tensor, index: Tensor) -> Tensor:
+    def reorder(self, state: Array, index: Tensor) -> Array:
         """Let row n continue row ``index[n]``."""
-        return state[index.cpu()]
+        reordered: Array = state[index.cpu().numpy()]
+        return reordered

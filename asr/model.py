@@ -400,23 +400,3 @@ class SpeechModel(nn.Module):
         labels = self.config.ctc_labels_per_frame
         logits = self.ctc_head(encoded.encoder_out).unflatten(2, (labels, self.vocab_size))
         return logits.flatten(1, 2).float().log_softmax(dim=2), encoded.encoder_out_lengths * labels
-
-
-class AttentionScorer:
-    """The decoder as a scorer of the search (see ``asr.search.Scorer``)."""
-
-    def __init__(self, decoder: Decoder, encoded: EncoderOutput) -> None:
-        self.decoder = decoder
-        self.encoded = encoded
-
-    def initial_state(self, beam_size: int) -> DecoderState:
-        """Return the state of B·beam_size rows before the start mark."""
-        return self.decoder.start(self.encoded, beam_size)
-
-    def score(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Return log-probs (N, V) of the characters after ``tokens`` (N,)."""
-        return self.decoder.step(tokens, state)
-
-    def reorder(self, state: DecoderState, index: Tensor) -> DecoderState:
-        """Let row n continue row ``index[n]``."""
-        return state.reorder(index)

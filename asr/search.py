@@ -30,6 +30,8 @@ REPEATED_TOKENS = 32
 REPEATED_BLOCKS = 4
 LONGEST_BLOCK = 64
 
+Array = np.ndarray[Any, Any]
+
 
 class Scorer(Protocol):
     """Gives each next token a natural-log score.
@@ -89,30 +91,30 @@ def greedy_search(
     Raises:
         ValueError: If `max_tokens` does not fit `num_utterances` or holds a negative number.
     """
-    _check_max_tokens(max_tokens, num_utterances)
+    limits = _check_max_tokens(max_tokens, num_utterances)
     state = scorer.initial_state(1)
-    tokens = torch.full_like(max_tokens, sos_id, dtype=torch.long)
-    loops = _LoopGuard.start(num_utterances, max_tokens.device)
-    live = torch.ones_like(tokens, dtype=torch.bool)
-    scores = torch.zeros_like(tokens, dtype=torch.float64)
-    history: list[Tensor] = []
-    for step in range(int(max_tokens.max()) + 1 if num_utterances else 0):
-        increments, state = scorer.score(tokens, state)
-        increments = _impossible_if_not_finite(increments.double())
-        allowed = increments.clone()
-        allowed[:, list(blocked_ids)] = -torch.inf
+    tokens = np.full(num_utterances, sos_id)
+    loops = _LoopGuard.start(num_utterances)
+    live = np.ones(num_utterances, dtype=bool)
+    scores = np.zeros(num_utterances)
+    history: list[Array] = []
+    for step in range(limits.max() + 1 if num_utterances else 0):
+        scored, state = scorer.score(torch.from_numpy(tokens).to(max_tokens.device), state)
+        increments = _impossible_if_not_finite(_to_array(scored).astype(np.float64))
+        allowed = increments.copy()
+        allowed[:, list(blocked_ids)] = -np.inf
         loops.block(allowed)
         tokens = allowed.argmax(1)
         # Where nothing is possible, ending is what is left.
-        ends = (step >= max_tokens) | (allowed.amax(1) == -torch.inf)
-        tokens = tokens.masked_fill(ends | ~live, eos_id)
-        scores += increments.gather(1, tokens[:, None])[:, 0].masked_fill(~live, 0.0)
+        ends = (step >= limits) | (allowed.max(1) == -np.inf)
+        tokens[ends | ~live] = eos_id
+        scores += np.where(live, increments[np.arange(len(tokens)), tokens], 0.0)
         live = live & (tokens != eos_id)
         if not live.any():
             break
         history.append(tokens)
         loops = loops.extend(None, tokens)
-    rows = torch.stack(history, 1).tolist() if history else [[] for _ in range(num_utterances)]
+    rows = np.stack(history, 1).tolist() if history else [[] for _ in range(num_utterances)]
     return [
         Hypothesis(tuple(t for t in row if t != eos_id), score, (score,))
         for row, score in zip(rows, scores.tolist(), strict=True)
@@ -152,79 +154,86 @@ def beam_search(
     Raises:
         ValueError: If a size is out of range or no scorer has a weight.
     """
-    _check_max_tokens(max_tokens, num_utterances)
+    limits = _check_max_tokens(max_tokens, num_utterances)
     if num_utterances == 0:
         return []
     weights = [weight for _, weight in scorers]
-    beams = _Beams(scorers, max_tokens, beam_size, nbest, sos_id, eos_id)
+    size = len(limits), beam_size, nbest
+    beams = _Beams(scorers, size, max_tokens.device, sos_id, eos_id)
     gain = max(length_bonus, 0.0) if min(weights) >= 0 else math.inf
-    blocked = torch.tensor(sorted({eos_id, *blocked_ids}), device=max_tokens.device)
-    for step in range(int(max_tokens.max()) + 1):
-        totals = beams.score().index_fill(2, blocked, -torch.inf)  # (B, K, V)
-        beams.loops.block(totals.flatten(0, 1))
+    blocked = sorted({eos_id, *blocked_ids})
+    for step in range(limits.max() + 1):
+        totals = beams.score()  # (B, K, V)
+        totals[..., blocked] = -np.inf
+        beams.loops.block(totals.reshape(-1, totals.shape[2]))
         totals += length_bonus
-        left = (max_tokens - step - 1).double()
-        totals[left < 0] = -torch.inf
+        left = limits - step - 1
+        totals[left < 0] = -np.inf
         # The most that a longer prefix can still win; 0 times an infinite gain is 0.
-        hope = torch.where(left > 0, left * gain, 0.0)
+        hope = np.array([gain * more if more > 0 else 0.0 for more in left.tolist()])
         if not beams.grow(totals, hope, end_margin):
             break
     return beams.finished(weights)
 
 
 class _Beams:
-    """The live prefixes of all utterances, and all that a step has left behind."""
+    """The live prefixes of all utterances, and all that a step has left behind.
+
+    In NumPy: a step handles a few hundred numbers, where calls are what costs, and a call of
+    PyTorch costs several times as much.
+    """
 
     def __init__(
         self,
         scorers: Sequence[tuple[Scorer, float]],
-        max_tokens: Tensor,
-        beam_size: int,
-        nbest: int,
+        size: tuple[int, int, int],
+        device: torch.device,
         sos_id: int,
         eos_id: int,
     ) -> None:
+        batch, beam_size, nbest = size
         self.scorers = [(scorer, weight) for scorer, weight in scorers if weight != 0]
         if beam_size < 1 or nbest < 1 or not self.scorers:
             raise ValueError(
                 f"beam search: beam_size {beam_size}, nbest {nbest} and {len(self.scorers)} "
                 "scorers with a weight other than 0; wanted at least 1 of each"
             )
-        batch, device = len(max_tokens), max_tokens.device
-        self.eos_id = eos_id
+        self.device, self.eos_id = device, eos_id
         self.states = [scorer.initial_state(beam_size) for scorer, _ in self.scorers]
         self.tokens = torch.full((batch * beam_size,), sos_id, device=device)
-        self.loops = _LoopGuard.start(batch * beam_size, device)
+        self.loops = _LoopGuard.start(batch * beam_size)
         # One empty prefix for each utterance; the other rows are dead until it has children.
-        self.scores = torch.full((batch, beam_size), -torch.inf, dtype=torch.float64, device=device)
+        self.scores = np.full((batch, beam_size), -np.inf)
         self.scores[:, 0] = 0.0
-        self.best = torch.full((batch, nbest), -torch.inf, dtype=torch.float64, device=device)
-        self.first_row = torch.arange(batch, device=device)[:, None] * beam_size
-        self.increments: list[Tensor] = []  # of this step, each (B, K, V)
+        self.best = np.full((batch, nbest), -np.inf)
+        self.rows = np.arange(batch)[:, None]
+        self.increments: list[Array] = []  # of this step, each (B, K, V)
         # What each step has left behind, for the way back.
-        self.closed: list[Tensor] = []  # (B, K) score with eos
-        self.closed_parts: list[Tensor] = []  # (B, K, scorers)
-        self.parents: list[Tensor] = []  # (B, K)
-        self.taken: list[Tensor] = []  # (B, K) tokens
-        self.taken_parts: list[Tensor] = []  # (B, K, scorers)
+        self.closed: list[Array] = []  # (B, K) score with eos
+        self.closed_parts: list[list[Array]] = []  # of each scorer (B, K)
+        self.parents: list[Array] = []  # (B, K)
+        self.taken: list[Array] = []  # (B, K) tokens
+        self.taken_parts: list[list[Array]] = []
 
-    def score(self) -> Tensor:
+    def score(self) -> Array:
         """Run the scorers, close every live prefix, return the scores of longer ones (B, K, V)."""
         totals = self.scores[..., None]
         self.increments = []
         for number, (scorer, weight) in enumerate(self.scorers):
-            increments, self.states[number] = scorer.score(self.tokens, self.states[number])
-            increments = increments.double().view(*self.scores.shape, -1)
+            scored, self.states[number] = scorer.score(self.tokens, self.states[number])
+            increments = _to_array(scored).reshape(*self.scores.shape, -1)
             self.increments.append(increments)
-            totals = torch.add(totals, increments, alpha=weight)
+            with np.errstate(invalid="ignore"):
+                totals = totals + np.multiply(increments, weight, dtype=np.float64)
         totals = _impossible_if_not_finite(totals)
-        closed = totals[..., self.eos_id].clone()
+        closed = totals[..., self.eos_id].copy()
         self.closed.append(closed)
-        self.closed_parts.append(torch.stack([i[..., self.eos_id] for i in self.increments], 2))
-        self.best = torch.cat([self.best, closed], 1).topk(self.best.shape[1], dim=1).values
+        self.closed_parts.append([i[..., self.eos_id].copy() for i in self.increments])
+        ranked = np.sort(np.concatenate([self.best, closed], 1), 1)
+        self.best = ranked[:, : -self.best.shape[1] - 1 : -1]
         return totals
 
-    def grow(self, totals: Tensor, hope: Tensor, end_margin: float) -> bool:
+    def grow(self, totals: Array, hope: Array, end_margin: float) -> bool:
         """Keep the best of the longer prefixes; return False when no utterance has any.
 
         Args:
@@ -232,36 +241,39 @@ class _Beams:
             hope: (B,) the most that a longer prefix can still win.
             end_margin: See `beam_search`.
         """
-        vocabulary = totals.shape[2]
-        # A stable sort, because topk leaves the order of equal scores open.
-        ordered, order = totals.flatten(1).sort(dim=1, descending=True, stable=True)
-        scores, order = ordered[:, : self.scores.shape[1]], order[:, : self.scores.shape[1]]
+        batch, beam_size = self.scores.shape
+        flat = totals.reshape(batch, -1)
+        # A stable sort: of equal scores, the better prefix and then the lower token is first.
+        order = np.argsort(-flat, axis=1, kind="stable")[:, :beam_size]
+        scores = flat[self.rows, order]
         top, worst = scores[:, 0], self.best[:, -1]
-        over = (top + hope <= worst) | (top + end_margin < worst)
-        self.scores = scores.masked_fill(over[:, None], -torch.inf)
-        if bool((self.scores[:, 0] == -torch.inf).all()):
+        with np.errstate(invalid="ignore"):  # nothing possible, and any margin allowed
+            over = (top + hope <= worst) | (top + end_margin < worst)
+        scores[over] = -np.inf
+        self.scores = scores
+        if (scores[:, 0] == -np.inf).all():
             return False
-        parents, tokens = order // vocabulary, order % vocabulary
-        parts = [increments.flatten(1).gather(1, order) for increments in self.increments]
+        parents, tokens = np.divmod(order, totals.shape[2])
         self.parents.append(parents)
         self.taken.append(tokens)
-        self.taken_parts.append(torch.stack(parts, 2))
-        index = (parents + self.first_row).flatten()
-        self.tokens = tokens.flatten()
+        self.taken_parts.append([i.reshape(batch, -1)[self.rows, order] for i in self.increments])
+        places = (parents + self.rows * beam_size).ravel()
+        index = torch.from_numpy(places).to(self.device)
+        self.tokens = torch.from_numpy(tokens.ravel()).to(self.device)
         self.states = [
             scorer.reorder(state, index)
             for (scorer, _), state in zip(self.scorers, self.states, strict=True)
         ]
-        self.loops = self.loops.extend(index, self.tokens)
+        self.loops = self.loops.extend(places, tokens.ravel())
         return True
 
     def finished(self, weights: Sequence[float]) -> list[list[Hypothesis]]:
         """Collect the best closed prefixes; `weights` of all scorers, those not run included."""
         beam_size, nbest = self.scores.shape[1], self.best.shape[1]
-        closed = torch.stack(self.closed, 1).flatten(1)  # (B, steps * K)
-        ordered, order = closed.sort(dim=1, descending=True, stable=True)
+        closed = np.stack(self.closed, 1).reshape(len(self.scores), -1)  # (B, steps * K)
+        order = np.argsort(-closed, axis=1, kind="stable")[:, :nbest]
         ways = _Ways(self.parents, self.taken, self.taken_parts, self.closed_parts)
-        best = zip(ordered[:, :nbest].tolist(), order[:, :nbest].tolist(), strict=True)
+        best = zip(closed[self.rows, order].tolist(), order.tolist(), strict=True)
         results = []
         for row, (scores, places) in enumerate(best):
             hypotheses = []
@@ -277,31 +289,32 @@ class _Beams:
 
 
 class _Ways:
-    """The steps of a search as arrays on the CPU: (steps, B, K) or (steps, B, K, scorers)."""
+    """The steps of a search as arrays: (steps, B, K) or (steps, scorers, B, K)."""
 
     def __init__(
         self,
-        parents: Sequence[Tensor],
-        taken: Sequence[Tensor],
-        taken_parts: Sequence[Tensor],
-        closed_parts: Sequence[Tensor],
+        parents: Sequence[Array],
+        taken: Sequence[Array],
+        taken_parts: Sequence[Sequence[Array]],
+        closed_parts: Sequence[Sequence[Array]],
     ) -> None:
         self.parents, self.taken = _stack(parents), _stack(taken)
-        self.taken_parts, self.closed_parts = _stack(taken_parts), _stack(closed_parts)
+        self.taken_parts = np.array(taken_parts, dtype=np.float64)
+        self.closed_parts = np.array(closed_parts, dtype=np.float64)
 
     def back(self, row: int, step: int, place: int) -> tuple[tuple[int, ...], list[float]]:
         """Walk back from a prefix closed at `step`: its tokens and the sum of each scorer."""
-        sums = self.closed_parts[step, row, place].copy()
+        sums = self.closed_parts[step, :, row, place].copy()
         tokens = []
         for earlier in reversed(range(step)):
             tokens.append(int(self.taken[earlier, row, place]))
-            sums += self.taken_parts[earlier, row, place]
+            sums += self.taken_parts[earlier, :, row, place]
             place = self.parents[earlier, row, place]
         return tuple(reversed(tokens)), sums.tolist()
 
 
-def _stack(steps: Sequence[Tensor]) -> np.ndarray[Any, Any]:
-    return torch.stack(list(steps)).cpu().numpy() if steps else np.zeros(0)
+def _stack(steps: Sequence[Array]) -> Array:
+    return np.stack(steps) if steps else np.zeros(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,41 +327,49 @@ class _LoopGuard:
         limit: (P,) the value of `repeated` at which the next repetition is blocked.
     """
 
-    recent: Tensor
-    repeated: Tensor
-    limit: Tensor
+    recent: Array
+    repeated: Array
+    limit: Array
 
     @classmethod
-    def start(cls, num_rows: int, device: torch.device) -> _LoopGuard:
-        block = torch.arange(1, LONGEST_BLOCK + 1, device=device)
+    def start(cls, num_rows: int) -> _LoopGuard:
+        block = np.arange(1, LONGEST_BLOCK + 1)
         # The first block of a run repeats nothing yet.
-        limit = (REPEATED_BLOCKS * block).clamp(min=REPEATED_TOKENS) - block
-        recent = torch.full((num_rows, LONGEST_BLOCK), -1, device=device)
-        return cls(recent, torch.zeros_like(recent), limit)
+        limit = np.maximum(REPEATED_BLOCKS * block, REPEATED_TOKENS) - block
+        recent = np.full((num_rows, LONGEST_BLOCK), -1)
+        return cls(recent, np.zeros_like(recent), limit)
 
-    def block(self, scores: Tensor) -> None:
+    def block(self, scores: Array) -> None:
         """Set `scores` (N, V) to -inf, in place, for tokens that would repeat once too often."""
-        rows, blocks = torch.nonzero(self.repeated >= self.limit, as_tuple=True)
-        if len(rows):
-            scores[rows, self.recent[rows, blocks]] = -torch.inf
+        rows, blocks = (self.repeated >= self.limit).nonzero()
+        scores[rows, self.recent[rows, blocks]] = -np.inf
 
-    def extend(self, index: Tensor | None, tokens: Tensor) -> _LoopGuard:
+    def extend(self, index: Array | None, tokens: Array) -> _LoopGuard:
         """Return the guard of rows that continue rows `index` (None: the same) by `tokens`."""
         recent = self.recent if index is None else self.recent[index]
         repeated = self.repeated if index is None else self.repeated[index]
         repeated = (repeated + 1) * (recent == tokens[:, None])
-        recent = torch.cat([tokens[:, None], recent[:, :-1]], 1)
+        recent = np.concatenate([tokens[:, None], recent[:, :-1]], 1)
         return _LoopGuard(recent, repeated, self.limit)
 
 
-def _impossible_if_not_finite(scores: Tensor) -> Tensor:
+def _to_array(increments: Tensor) -> Array:
+    if increments.dtype == torch.bfloat16:  # which NumPy does not know
+        increments = increments.float()
+    array: Array = increments.detach().cpu().numpy()
+    return array
+
+
+def _impossible_if_not_finite(scores: Array) -> Array:
     """Turn NaN and infinities (a negative weight times -inf) into -inf."""
-    return torch.where(scores.isfinite(), scores, -torch.inf)
+    return np.where(np.isfinite(scores), scores, -np.inf)
 
 
-def _check_max_tokens(max_tokens: Tensor, num_utterances: int) -> None:
-    if max_tokens.shape != (num_utterances,) or bool((max_tokens < 0).any()):
+def _check_max_tokens(max_tokens: Tensor, num_utterances: int) -> Array:
+    limits: Array = max_tokens.cpu().numpy()
+    if limits.shape != (num_utterances,) or (limits < 0).any():
         raise ValueError(
-            f"search: max_tokens {max_tokens.tolist()} for {num_utterances} utterances; "
+            f"search: max_tokens {limits.tolist()} for {num_utterances} utterances; "
             "wanted one number, 0 or more, for each"
         )
+    return limits

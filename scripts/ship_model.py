@@ -5,15 +5,17 @@
     python scripts/calibrate_confidence.py asr/models/default DEV_MANIFEST …
     python recipes/librispeech/evaluate.py asr/models/default --name default
 
-Weights are stored in half precision; computing stays in single precision. The model card beside
-them is kept as it is; the third command fills in its figures. The calibration of confidences
-belongs to the old weights and is deleted; the second command makes a new one.
+Weights are stored in eight bits, or with `--storage fp16` in half precision; computing stays in
+single precision. The model card beside them is kept as it is; the third command fills in its
+figures. The calibration of confidences belongs to the old weights and is deleted; the second
+command makes a new one. `--output-dir` writes elsewhere, to look at a model before it is shipped.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,32 +25,38 @@ from asr.checkpoint import CONFIDENCE, DEFAULT_MODEL, LANGUAGE_MODEL, load_model
 from asr.config import load_config
 from asr.lm import CharNgramLM
 
+STORAGE = {"int8": torch.int8, "fp16": torch.float16}
 
-def main() -> int:
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Convert and copy; return 2 after an error of the user's."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="model directory")
     parser.add_argument("--lm", type=Path, help="its language model")
+    parser.add_argument("--storage", choices=STORAGE, default="int8", help="type of large weights")
+    parser.add_argument("--output-dir", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("overrides", nargs="*", metavar="search.key=value")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args(argv)
     try:
         bundle = load_model(options.model)
         language_model = CharNgramLM.load(options.lm) if options.lm else None
         search = load_config(None, options.overrides).search if options.overrides else None
-    except ValueError as error:
+        config = replace(bundle.config, search=search or bundle.config.search)
+        folder = options.output_dir
+        save_model(
+            folder, bundle.model, bundle.features, bundle.tokenizer, config,
+            STORAGE[options.storage],
+        )  # fmt: skip
+        (folder / CONFIDENCE).unlink(missing_ok=True)
+        if language_model is not None:
+            language_model.save(folder / LANGUAGE_MODEL)
+    except (ValueError, OSError) as error:
         print(f"ship_model: {error}", file=sys.stderr)
         return 2
-    config = replace(bundle.config, search=search or bundle.config.search)
-    save_model(
-        DEFAULT_MODEL, bundle.model, bundle.features, bundle.tokenizer, config, torch.float16
-    )
-    (DEFAULT_MODEL / CONFIDENCE).unlink(missing_ok=True)
-    if language_model is not None:
-        language_model.save(DEFAULT_MODEL / LANGUAGE_MODEL)
-    size = sum(path.stat().st_size for path in DEFAULT_MODEL.iterdir()) / 1e6
-    print(f"{DEFAULT_MODEL}: {size:.1f} MB, search {config.search}")
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    print(f"{folder}: {size:.1f} MB, search {config.search}")
     return 0
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from asr.checkpoint import (
     CheckpointError,
@@ -61,6 +63,32 @@ def test_half_precision_on_disk(saved: Path, configure: Configure, tmp_path: Pat
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, tensor, atol=1e-3, rtol=1e-3)
     assert torch.equal(half.features.mean, full.features.mean)  # statistics stay exact
+
+
+def test_eight_bits_on_disk_are_held_against_the_network(
+    configure: Configure, tmp_path: Path
+) -> None:
+    config = replace(configure(), model=replace(configure().model, encoder_width=40))
+    save_model(tmp_path / "m", *build_model(config), config, torch.int8)
+    path = tmp_path / "m" / "model.safetensors"
+    whole = load_file(path)
+    load_model(tmp_path / "m")
+    name = "model.encoder.layers.0.cells.0.weight_ih_l0"
+    assert whole[name].dtype == torch.int8
+    scales = whole[f"{name}.scale"]
+    for changes, message in (
+        ({f"{name}.scale": None}, f"{name}: found int8 weights, wanted {name}.scale"),
+        ({f"{name}.scale": scales[:-1]}, f"{name}.scale: found shape"),
+        ({f"{name}.scale": scales * float("inf")}, f"{name}.scale: wanted finite numbers"),
+        ({name: None}, f"missing \\['{name}'\\], unknown \\['{name}.scale'\\]"),
+        ({name: whole[name][:-1], f"{name}.scale": scales[:-1]}, f"{name}: found shape"),
+        ({"model.x": torch.ones(1, dtype=torch.int8)}, "model.x: found int8 weights"),
+    ):
+        changed = {n: t for n, t in {**whole, **changes}.items() if t is not None}
+        save_file(changed, path)
+        with pytest.raises(CheckpointError, match=message) as caught:
+            load_model(tmp_path / "m")
+        assert "\n" not in str(caught.value)
 
 
 def test_saving_again_replaces(saved: Path, configure: Configure) -> None:

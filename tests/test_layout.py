@@ -14,10 +14,10 @@ PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
     -1: "headers media raw",  # file formats, which only audio knows
-    0: "config tokenizer normalize transcript audio lengths distributed plot corpus order",
+    0: "config tokenizer normalize transcript audio lengths distributed plot corpus order quantize",
     1: "manifest optimize features augment score model search archive batch vad ctc hotwords "
     "subtitles inputs",
-    2: "lm index pool segment align report outputs",
+    2: "lm index pool segment align report outputs stepper",
     3: "confidence dataset loss monitor shards picture",
     4: "checkpoint decode",
     5: "validate finetune probe run_report dry_run pieces options stream export",
