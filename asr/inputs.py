@@ -159,10 +159,13 @@ def choose_channels(
         if item.is_pipe:
             raise InputError(f"--channel all: {item.name} can be read only once, wanted a file")
         try:
-            with open_audio(item.path, raw=raw) as stream:
-                channels = range(1, stream.num_channels + 1)
+            if raw is not None:
+                count = raw.num_channels
+            else:
+                with open_audio(item.path) as stream:
+                    count = stream.num_channels
         except AudioError:
             result.append(item)  # its turn to complain comes
             continue
-        result += [replace(item, channel=number) for number in channels]
+        result += [replace(item, channel=number) for number in range(1, count + 1)]
     return result

@@ -135,6 +135,32 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_BEAM_OPTIONS = (
+    "beam_size", "ctc_weight", "lm_weight", "length_bonus", "hotword_weight", "nbest", "hotwords",
+)  # fmt: skip
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse options of `add_model_arguments` that contradict each other, whatever the model is.
+
+    Raises:
+        ValueError: They do.
+    """
+    preset = args.preset.search if args.preset else {}
+    method = args.method or preset.get("method")
+    of_beam = _beam_options(args)
+    if of_beam and method in ("greedy", "ctc"):
+        option = of_beam[0].replace("_", "-")
+        raise ValueError(f"--{option}: found beside the method {method}, wanted the beam search")
+    if args.hotword_weight is not None and args.hotwords is None:
+        raise ValueError("--hotword-weight: found no --hotwords, wanted the words it is for")
+
+
+def _beam_options(args: argparse.Namespace) -> list[str]:
+    """Return which options of the beam search were given."""
+    return [name for name in _BEAM_OPTIONS if getattr(args, name) is not None]
+
+
 def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchConfig]:
     """Load the model that the options of `add_model_arguments` name, and its search settings.
 
@@ -147,14 +173,11 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    names = ("beam_size", "ctc_weight", "lm_weight", "length_bonus", "hotword_weight", "nbest")
-    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    check_arguments(args)
+    of_beam = _beam_options(args)
+    chosen = {name: getattr(args, name) for name in of_beam}
     preset: dict[str, Any] = args.preset.search if args.preset else {}
     method = args.method or preset.get("method")
-    of_beam = [*chosen, *(["hotwords"] if args.hotwords is not None else [])]
-    if of_beam and method in ("greedy", "ctc"):
-        option = of_beam[0].replace("_", "-")
-        raise ValueError(f"--{option}: found beside the method {method}, wanted the beam search")
     is_beam = method in (None, "beam")
     bundle = load_model(args.model, choose_device(args.device), language_model=is_beam)
     search = bundle.config.search

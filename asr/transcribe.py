@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +33,7 @@ from asr.options import (
     EXIT_PIPE_CLOSED,
     Parser,
     add_model_arguments,
+    check_arguments,
     complain,
     load_from_arguments,
     positive,
@@ -41,11 +42,12 @@ from asr.pieces import BATCH_SECONDS
 from asr.raw import RawError, RawFormat, parse_raw_format
 from asr.recognizer import Recognizer, Recording, Update
 from asr.subtitles import FORMATS, WORDLESS_FORMATS, format_transcript
-from asr.transcript import Transcript
+from asr.transcript import Segment, Transcript
 
 if TYPE_CHECKING:
     from asr.checkpoint import ModelBundle
     from asr.outputs import OutputFolder
+    from asr.segment import Waveform
 
 _ONE_FILE_FORMATS = ("srt", "vtt", "tsv")  # several in a row are no valid file
 
@@ -144,7 +146,8 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--plot",
         metavar="FILE",
-        help="draw what was heard, its words and how sure they are: png, svg or pdf; one recording",
+        help="draw what was heard, its words and how sure they are: png, svg or pdf; of a long "
+        "recording the first pieces of speech",
     )
     group.add_argument(
         "--output-dir",
@@ -171,11 +174,17 @@ class _Reporter:
     exit_code: int = EXIT_OK
     line_open: bool = False  # a text was printed in part
     seconds: float = 0.0  # of sound in all transcripts
+    pieces: list[tuple[Segment, Waveform]] = field(default_factory=list)  # to draw
 
     def take(self, update: Update, screen: _Screen) -> None:
         """Print, write or complain."""
         item = self.inputs[update.index]
         screen.advance(update, item.name)
+        if self.args.plot is not None:
+            from asr.picture import MAX_SEGMENTS
+
+            self.pieces += zip(update.segments, update.waveforms, strict=True)
+            del self.pieces[MAX_SEGMENTS:]
         if self.folder is None and self.args.output == ("txt",) and len(self.inputs) == 1:
             self._print_part(update, screen)
         if update.result is None:
@@ -215,16 +224,17 @@ class _Reporter:
         elif len(self.inputs) > 1:
             print(f"{item.name}: {transcript.to_text()}", flush=True)
         if self.args.plot is not None:
-            self._plot(item, transcript)
+            self._plot(transcript)
         self.seconds += transcript.duration
 
-    def _plot(self, item: Input, transcript: Transcript) -> None:
-        from asr.audio import load_audio
-        from asr.picture import plot_transcript
+    def _plot(self, transcript: Transcript) -> None:
+        from asr.picture import plot_transcript, what_is_drawn
 
-        waveform = load_audio(item.path, channel=item.channel, raw=self.args.raw)
         parts = (self.bundle.model, self.bundle.features, self.bundle.tokenizer)
-        plot_transcript(self.args.plot, waveform, transcript, *parts)
+        plot_transcript(self.args.plot, self.pieces, transcript, *parts)
+        part = what_is_drawn(len(self.pieces), self.pieces[-1][0], transcript)
+        if part and not self.args.quiet:
+            print(f"asr: {self.args.plot}: shows {part}", file=sys.stderr)
 
     def _complain(self, item: Input, update: Update) -> None:
         self.exit_code = EXIT_ERROR
@@ -249,6 +259,7 @@ def _transcribe_all(args: argparse.Namespace) -> int:
         detect_speech=args.vad,
         words=args.plot is not None or not set(args.output) <= set(WORDLESS_FORMATS),
         batch_seconds=args.batch_seconds,
+        waveforms=args.plot is not None,
     )
     folder = None
     if args.output_dir is not None:
@@ -292,11 +303,22 @@ def _fingerprint(directory: Path) -> str:
 
 def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
     """Find recordings, and what is wrong with names; refuse options that contradict each other."""
+    _check_options(args)
     names = args.files + (read_list(args.files_from) if args.files_from else [])
     if not names:
         raise InputError("found no FILE, wanted at least one (--help shows examples)")
     if [*names, args.files_from].count(STDIN) > 1:
         raise InputError("-: standard input can be read only once")
+    inputs, problems = find_inputs(names)
+    _check_number(args, len(inputs))
+    inputs = choose_channels(inputs, args.channel, args.raw)
+    _check_number(args, len(inputs))
+    return inputs, problems
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that contradict each other, whatever the recordings are."""
+    check_arguments(args)
     if args.resume and args.output_dir is None:
         raise InputError("--resume: found no --output-dir, wanted the folder of the earlier run")
     if args.output_dir is None and len(args.output) > 1:
@@ -305,18 +327,22 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
         raise InputError("standard output is closed, wanted it open or --output-dir")
     if args.nbest is not None and "json" not in args.output:
         raise InputError("--nbest: found no json among the formats, wanted --output json")
-    inputs, problems = find_inputs(names)
-    inputs = choose_channels(inputs, args.channel, args.raw)
+    if args.raw is not None and args.channel not in (None, "all"):
+        if args.channel > args.raw.num_channels:
+            found = f"found {args.raw.num_channels} channels in --raw"
+            raise InputError(f"--channel: {found}, wanted channel {args.channel}")
     if args.plot is not None:
         from asr.picture import check_picture
 
-        if len(inputs) > 1 or any(item.is_pipe for item in inputs):
-            raise InputError(f"--plot: found {len(inputs)} recordings, wanted one, and in a file")
         check_picture(args.plot)
-    if args.output_dir is None:
-        if len(inputs) > 1 and args.output[0] in _ONE_FILE_FORMATS:
-            raise InputError(f"--output {args.output[0]}: several recordings need --output-dir")
-    return inputs, problems
+
+
+def _check_number(args: argparse.Namespace, number: int) -> None:
+    """Refuse so many recordings where the options want one."""
+    if number > 1 and args.plot is not None:
+        raise InputError(f"--plot: found {number} recordings, wanted one")
+    if number > 1 and args.output_dir is None and args.output[0] in _ONE_FILE_FORMATS:
+        raise InputError(f"--output {args.output[0]}: several recordings need --output-dir")
 
 
 def _channel(text: str) -> int | Literal["all"]:

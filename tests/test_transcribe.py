@@ -15,14 +15,16 @@ import soundfile
 from numpy.typing import NDArray
 from test_segment import buzz, hush
 
+import asr.audio
 import asr.options
+import asr.picture
 import asr.recognizer
 import asr.transcribe
 from asr.checkpoint import ModelBundle
 from asr.config import SearchConfig
 from asr.recognizer import Recognizer, Update
 from asr.transcribe import main, make_parser
-from asr.transcript import Transcript
+from asr.transcript import Segment, Transcript
 
 RATE = 16000
 TALK = np.concatenate([hush(0.5), buzz(2.0), hush(0.5)])
@@ -168,7 +170,9 @@ def test_options_change_the_search_of_the_model(
         (["--greedy", "--beam-size", "8"], "--beam-size: found beside the method greedy"),
         (["--method", "ctc", "--lm-weight", "0.5"], "--lm-weight: found beside the method ctc"),
         (["--greedy", "--hotwords", "ab"], "--hotwords: found beside the method greedy"),
+        (["--hotword-weight", "3"], "--hotword-weight: found no --hotwords"),
         (["--nbest", "3"], "--nbest: found no json among the formats"),
+        (["--raw", "s16le:16000:2", "--channel", "3"], "--channel: found 2 channels in --raw"),
         (["--plot", "missing/talk.png"], "found no folder missing"),
         (["--length-bonus", "nan"], "found 'nan', wanted a number"),
         (["--threads", "99999999999"], "wanted at most 1024"),
@@ -320,6 +324,61 @@ def test_options_that_contradict_each_other(
     output = capsys.readouterr()
     assert output.out == "" and message in output.err
     assert output.err.startswith("asr: ") and output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--greedy", "--beam-size", "8"], "--beam-size: found beside the method greedy"),
+        (["--resume"], "--resume: found no --output-dir"),
+        (["--output", "srt"], "--output srt: several recordings need --output-dir"),
+        (["--output", "srt,vtt"], "--output: several formats need --output-dir"),
+        (["--plot", "missing/talk.png"], "found no folder missing"),
+    ],
+)
+def test_no_file_is_opened_for_options_that_contradict_each_other(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros((RATE, 2)), RATE)
+
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("a file was opened")
+
+    monkeypatch.setattr(asr.audio, "open_audio", opened)
+    assert main(["--channel", "all", *options, str(tmp_path)]) == 2
+    output = capsys.readouterr()
+    assert message in output.err and output.err.count("\n") == 1 and output.out == ""
+
+
+def test_a_picture_needs_one_reading(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Standard input cannot be read again, and a long recording is drawn in part."""
+    pytest.importorskip("matplotlib")
+    content, picture = io.BytesIO(), tmp_path / "talk.png"
+    soundfile.write(
+        content, np.concatenate([TALK, hush(7), TALK, hush(7), TALK]), RATE, format="WAV"
+    )
+    monkeypatch.setattr(asr.picture, "MAX_SEGMENTS", 2)
+    drawn: list[tuple[float, float, int]] = []
+
+    def draw(part: object, segment: Segment, piece: Array, *_: object) -> None:
+        drawn.append((segment.start, segment.end, len(piece)))
+
+    monkeypatch.setattr(asr.picture, "_draw_segment", draw)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.getvalue())))
+    options = ["--model", str(tiny_model_dir), "--batch-seconds", "1", "--plot", str(picture)]
+    assert main([*options, "-"]) == 0
+    assert capsys.readouterr().err == (
+        f"asr: {picture}: shows the first 2 of 3 pieces of speech, to 0:12 of 0:23\n"
+    )
+    assert picture.is_file() and len(drawn) == 2
+    for start, end, samples in drawn:
+        assert samples == round((end - start) * RATE)
+    assert drawn[0][1] < drawn[1][0]
 
 
 def test_channels_and_times_on_request(
