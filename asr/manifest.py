@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from asr.arguments import EXIT_ERROR, Parser
 from asr.audio import AudioError, audio_duration
 from asr.config import Config, DataConfig, load_config
 from asr.corpus import Recording, find_recordings, pick_groups, read_table
@@ -317,14 +318,24 @@ def split_utterances(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program: 0 if all is well, 1 if a check found something, 2 after an error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asr.manifest", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    options = make_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = _check if options.command == "check" else _create
+    try:
+        return run(options)
+    except (ValueError, OSError) as error:
+        print(f"asr.manifest: {error}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def make_parser() -> Parser:
+    """Return the parser of the program's options."""
+    parser = Parser(prog="python -m asr.manifest", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="look for what would harm training")
     check.add_argument("manifests", nargs="+", metavar="MANIFEST")
-    check.add_argument("--config", help="TOML file of the training (default: the defaults)")
+    check.add_argument(
+        "--config", metavar="FILE", help="TOML file of the training (default: the defaults)"
+    )
     create = commands.add_parser("create", help="make a manifest of recordings")
     create.add_argument("folder", type=Path, metavar="FOLDER", help="where sound files lie")
     create.add_argument("--output", type=Path, required=True, metavar="MANIFEST")
@@ -340,13 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument(
             "--examples", type=int, default=5, metavar="N", help="shown of each kind"
         )
-    options = parser.parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = _check if options.command == "check" else _create
-    try:
-        return run(options)
-    except (ValueError, OSError) as error:
-        print(f"asr.manifest: {error}", file=sys.stderr)
-        return 2
+    return parser
 
 
 def _check(options: argparse.Namespace) -> int:

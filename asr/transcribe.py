@@ -25,19 +25,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from asr import __version__
-from asr.inputs import STDIN, Input, InputError, choose_channels, find_inputs, read_list
-from asr.options import (
+from asr.arguments import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_PIPE_CLOSED,
     Parser,
-    add_model_arguments,
-    check_arguments,
     complain,
-    load_from_arguments,
     positive,
 )
+from asr.inputs import STDIN, Input, InputError, choose_channels, find_inputs, read_list
+from asr.options import add_model_arguments, check_arguments, load_from_arguments
 from asr.pieces import BATCH_SECONDS
 from asr.raw import RawError, RawFormat, parse_raw_format
 from asr.recognizer import Recognizer, Recording, Update

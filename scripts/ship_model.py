@@ -12,13 +12,13 @@ belongs to the old weights and is deleted; the second command makes a new one.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from asr.arguments import Parser
 from asr.checkpoint import CONFIDENCE, DEFAULT_MODEL, LANGUAGE_MODEL, load_model, save_model
 from asr.config import load_config
 from asr.lm import CharNgramLM
@@ -26,9 +26,7 @@ from asr.lm import CharNgramLM
 
 def main() -> int:
     """Convert and copy; return 2 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("model", help="model directory")
     parser.add_argument("--lm", type=Path, help="its language model")
     parser.add_argument("overrides", nargs="*", metavar="search.key=value")

@@ -14,7 +14,8 @@ PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
     -1: "headers media raw",  # file formats, which only audio knows
-    0: "config tokenizer normalize transcript audio lengths distributed plot corpus order",
+    0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
+    "arguments",
     1: "manifest optimize features augment score model search archive batch vad ctc hotwords "
     "subtitles inputs",
     2: "lm index pool segment align report outputs",

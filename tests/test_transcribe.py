@@ -130,7 +130,7 @@ def test_a_model_that_is_not_there(
         (["--beem-size", "3"], "found unknown option --beem-size, did you mean --beam-size?"),
         (["--no-vat"], "found unknown option --no-vat, did you mean --no-vad?"),
         (["--xyzzy"], "found unknown option --xyzzy (--help"),
-        (["--method", "magic"], "invalid choice: 'magic'"),
+        (["--method", "magic"], "found 'magic', wanted one of beam, greedy, ctc"),
     ],
 )
 def test_wrong_options_are_explained(
