@@ -4,7 +4,6 @@ python -c "from asr.audio import load_audio; print(load_audio('talk.mp3').shape)
 """
 
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from asr import headers
 from asr.media import MediaError, container_name, open_media
-from asr.raw import HIGHEST_RATE, LOWEST_RATE, RawError, RawFormat, read_raw
+from asr.raw import HIGHEST_RATE, LOWEST_RATE, RawError, RawFormat, read_raw, read_whole
 
 Waveform = npt.NDArray[np.float32]
 Source = str | os.PathLike[str] | IO[bytes]
@@ -28,6 +27,7 @@ Source = str | os.PathLike[str] | IO[bytes]
 SAMPLE_RATE = 16000
 
 _BLOCK_SAMPLES = 1 << 17  # of one channel: 8 s at 16 kHz
+_COPY_BYTES = 1 << 18  # of a pipe that must be searched
 # Overs of lossy codecs stay near 1; beyond this the numbers are integers stored as floats.
 _HIGHEST_PEAK = 4.0
 _UNRECOGNISED_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT of libsndfile
@@ -168,7 +168,13 @@ def open_waveform(
 
 
 def _name(source: Source) -> str:
-    return str(source) if isinstance(source, str | os.PathLike) else "standard input"
+    """Return what a user calls a source."""
+    if isinstance(source, str | os.PathLike):
+        return str(source)
+    if sys.stdin is not None and source is getattr(sys.stdin, "buffer", None):
+        return "standard input"
+    name = getattr(source, "name", None)  # a number for a descriptor
+    return name if isinstance(name, str) and not name.startswith("<") else "binary file"
 
 
 @contextmanager
@@ -195,34 +201,39 @@ def _open(source: Source, raw: RawFormat | None) -> Iterator[_Sound]:
 @contextmanager
 def _open_pipe(name: str, file: IO[bytes], raw: RawFormat | None) -> Iterator[_Sound]:
     """Open a file that can only be read once: raw samples and WAV as they come."""
-    head, size = b"", None
+    size = None
+    kept = bytearray()  # what was read to find out what it is
+
+    def read(count: int) -> bytes:
+        try:
+            content = read_whole(file, count)
+        except RawError as error:
+            raise AudioError(f"{name}: {error}") from error
+        kept.extend(content)
+        return content
+
     if raw is None:
-        head = file.read(12)
+        head = read(12)
         if not head:
             raise AudioError(f"{name}: is empty (0 bytes), wanted a sound file")
-        kept = bytearray(head)
-        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-
-            def read(count: int) -> bytes:
-                content = file.read(count)
-                kept.extend(content)
-                return content
-
-            found = headers.read_wav_format(read)
-            if found is not None:
-                size = found.size
-                try:
-                    raw = RawFormat(found.encoding, found.sample_rate, found.num_channels)
-                except RawError as error:
-                    raise AudioError(f"{name}: its header is damaged ({error})") from error
-        head = bytes(kept)
+        is_wav = head[:4] == b"RIFF" and head[8:] == b"WAVE"
+        found = headers.read_wav_format(read) if is_wav else None
+        if found is not None:
+            size = found.size
+            try:
+                raw = RawFormat(found.encoding, found.sample_rate, found.num_channels)
+            except RawError as error:
+                raise AudioError(f"{name}: its header is damaged ({error})") from error
     if raw is not None:
         yield _raw_sound(name, file, raw, size)
         return
     # Other formats must be searched. Unbuffered, as in `_open`.
     with tempfile.TemporaryFile(buffering=0) as copy:
-        copy.write(head)
-        shutil.copyfileobj(file, copy)
+        copy.write(kept)
+        kept.clear()
+        while read(_COPY_BYTES):
+            copy.write(kept)
+            kept.clear()
         with _open_file(name, copy) as sound:
             yield sound
 

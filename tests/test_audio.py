@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.audio import SAMPLE_RATE, AudioError, audio_duration, load_audio, open_audio, open_waveform
+from asr.raw import RawFormat
 
 SECONDS = 1.5
 FORMATS = {  # extension: libsndfile's format, subtype, error allowed against the sine
@@ -138,14 +139,15 @@ def test_waveforms_in_memory():
 class Pipe(io.RawIOBase):
     """Content that comes in pieces and cannot be searched."""
 
-    def __init__(self, content):
+    def __init__(self, content, most=999):
         self.content = io.BytesIO(content)
+        self.most = most
 
     def readable(self):
         return True
 
     def readinto(self, buffer):
-        content = self.content.read(min(len(buffer), 999))
+        content = self.content.read(min(len(buffer), self.most))
         buffer[: len(content)] = content
         return len(content)
 
@@ -159,6 +161,37 @@ def test_every_format_comes_through_a_pipe(tmp_path, extension):
     kind, subtype, _ = FORMATS[extension]
     path = write(tmp_path / "a", sine(16000), 16000, kind, subtype)
     np.testing.assert_array_equal(load_audio(pipe(path.read_bytes())), load_audio(path))
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 4095])
+@pytest.mark.parametrize("extension", FORMATS)
+def test_unbuffered_files_may_give_little_at_a_time(tmp_path, extension, most):
+    kind, subtype, _ = FORMATS[extension]
+    path = write(tmp_path / "a", sine(16000, 0.3), 16000, kind, subtype)
+    heard = load_audio(Pipe(path.read_bytes(), most))
+    np.testing.assert_array_equal(heard, load_audio(path))
+    if kind == "WAV":
+        raw = RawFormat("s16le", 16000)
+        samples = path.read_bytes()[44:]
+        np.testing.assert_array_equal(load_audio(Pipe(samples, most), raw=raw), heard)
+        with pytest.raises(AudioError, match="truncated: lacks 2 of the 9600 bytes"):
+            load_audio(Pipe(path.read_bytes()[:-2], most))
+
+
+def test_files_that_are_not_to_be_read_as_bytes(tmp_path):
+    class Waiting(io.RawIOBase):
+        def readinto(self, buffer):
+            return None
+
+    with pytest.raises(AudioError, match=r"^binary file: has nothing to read yet, wanted a file"):
+        load_audio(Waiting())
+    path = tmp_path / "a.txt"
+    path.write_text("text\n" * 99)
+    with (
+        path.open() as file,
+        pytest.raises(AudioError, match=f"^{path}: gives text, wanted a file"),
+    ):
+        load_audio(file)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +223,7 @@ def test_a_wav_pipe_is_heard_while_it_is_written(tmp_path):
             np.testing.assert_array_equal(first, load_audio(path)[: len(first)])
             feeder.join()
             other.close()
-            with pytest.raises(AudioError, match="standard input: truncated"):
+            with pytest.raises(AudioError, match="binary file: truncated"):
                 list(stream.blocks)
 
 
@@ -205,9 +238,9 @@ def test_a_named_pipe(tmp_path):
 
 def test_pipes_of_nonsense():
     for content, reason in ((b"", "is empty"), (b"RIFF\0\0\0\0WAVE", "truncated or damaged")):
-        with pytest.raises(AudioError, match=f"^standard input: {reason}"):
+        with pytest.raises(AudioError, match=f"^binary file: {reason}"):
             load_audio(pipe(content))
-    with pytest.raises(AudioError, match="^standard input: is in no known sound format"):
+    with pytest.raises(AudioError, match="^binary file: is in no known sound format"):
         load_audio(pipe(b"this is a text\n" * 99))
 
 
