@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+from asr.names import printable
+
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 0, 2, 130, 141
 
 _NEAR_OPTION, _NEAR_SETTING = 0.5, 0.8  # how alike, 0 to 1, a name must be to be named
@@ -76,7 +78,8 @@ def _explain_choice(argument: str | None, found: str, wanted: str) -> str:
 
 def complain(message: object) -> None:
     """Write one line about a user's error to stderr."""
-    print("asr:", str(message).replace("\n", " "), file=sys.stderr, flush=True)
+    text = printable(str(message).replace("\n", " "))
+    print("asr:", text, file=sys.stderr, flush=True)
 
 
 def positive(text: str) -> int:

@@ -30,7 +30,11 @@ _MAGIC = {  # offset, bytes
     "mpeg": (0, b"\x00\x00\x01\xba"),
     "ac3": (0, b"\x0b\x77"),
     "wv": (0, b"wvpk"),
+    "tta": (0, b"TTA1"),
+    "ape": (0, b"MAC "),
 }
+_SYNC = 0x47  # of MPEG transport streams: the first of each 188 bytes, or 192 with a time stamp
+CONTAINER_BYTES = 200  # that tell a container from others
 
 
 class MediaError(ValueError):
@@ -38,8 +42,8 @@ class MediaError(ValueError):
 
 
 @dataclass(frozen=True)
-class Media:
-    """The first sound of an open container.
+class Sound:
+    """What a decoder finds in an open file.
 
     Attributes:
         sample_rate: Hz.
@@ -55,18 +59,22 @@ class Media:
 
 
 def container_name(head: bytes) -> str | None:
-    """Return which container begins with these (at least 12) bytes, if it is one of PyAV's."""
+    """Return which container begins with these `CONTAINER_BYTES`, if it is one of PyAV's."""
     for name, (offset, magic) in _MAGIC.items():
         if head[offset : offset + len(magic)] == magic:
             return name
     # ADTS: twelve ones, and a layer of 0, which no MP3 has.
     if len(head) > 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "aac"
-    return None
+    for offset, size in ((0, 188), (4, 192)):
+        if len(head) > offset + size and head[offset] == head[offset + size] == _SYNC:
+            return "ts"
+    # MIDI's dumps of samples: libsndfile writes what it thinks of them to standard output.
+    return "sds" if head[:2] == b"\xf0\x7e" else None
 
 
 @contextmanager
-def open_media(file: IO[bytes]) -> Iterator[Media]:
+def open_media(file: IO[bytes]) -> Iterator[Sound]:
     """Open a container, a searchable file, with PyAV.
 
     Raises:
@@ -90,7 +98,7 @@ def open_media(file: IO[bytes]) -> Iterator[Media]:
             rate, channels = first.sample_rate, first.layout.nb_channels
             seconds = _seconds(container)
             blocks = _blocks(av, first, frames, seconds)
-            yield Media(rate, channels, seconds, blocks)
+            yield Sound(rate, channels, seconds, blocks)
     except (av.error.FFmpegError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError(f"truncated or damaged ({reason})") from error

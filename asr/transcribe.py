@@ -170,6 +170,7 @@ class _Reporter:
     folder: OutputFolder | None
     bundle: ModelBundle
     exit_code: int = EXIT_OK
+    failed: int = 0  # recordings
     line_open: bool = False  # a text was printed in part
     seconds: float = 0.0  # of sound in all transcripts
     pieces: list[tuple[Segment, Waveform]] = field(default_factory=list)  # to draw
@@ -214,6 +215,7 @@ class _Reporter:
             except OSError as error:
                 complain(f"{error.filename or item.name}: cannot be written ({error.strerror})")
                 self.exit_code = EXIT_ERROR
+                self.failed += 1
                 return
         elif self.args.output != ("txt",):
             only = self.args.output[0]
@@ -236,6 +238,7 @@ class _Reporter:
 
     def _complain(self, item: Input, update: Update) -> None:
         self.exit_code = EXIT_ERROR
+        self.failed += 1
         if not isinstance(update.result, Transcript):
             complain(update.result)
         elif update.silent:
@@ -278,6 +281,8 @@ def _transcribe_all(args: argparse.Namespace) -> int:
     with _open_screen(len(inputs), args.quiet) as screen:
         for update in recognizer.updates(recordings):
             reporter.take(update, screen)
+    if reporter.failed and len(inputs) > 1:
+        complain(f"{reporter.failed} of {len(inputs)} recordings failed")
     if args.verbose:
         seconds = time.perf_counter() - started
         print(

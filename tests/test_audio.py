@@ -6,6 +6,7 @@ import struct
 import sys
 import tempfile
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -287,6 +288,75 @@ def test_truncated_wav_says_how_much_is_missing(tmp_path):
         audio_duration(path)
     path.write_bytes(content[:-2])  # a single sample
     assert "truncated: found 1.499937 s, header says 1.500000 s" in message(path)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("kind", ["AIFF", "AU", "CAF", "RF64", "W64"])
+def test_other_truncated_containers_say_what_is_missing(tmp_path, kind, subtype):
+    path = write(tmp_path / "a.bin", sine(16000), 16000, kind, subtype)
+    content = path.read_bytes()
+    length = len(load_audio(path))
+    assert length == SECONDS * 16000
+    for missing in (100, 20_000):
+        path.write_bytes(content[: len(content) - missing])
+        if kind == "CAF":  # has room behind its samples
+            path.write_bytes(content[: content.find(b"data") + 16 + 8000])
+        assert "truncated: found" in message(path)
+
+
+def test_a_size_that_no_file_has(tmp_path):
+    """Decoders of compressed samples would go on for hours."""
+    path = write(tmp_path / "a.w64", sine(8000), 8000, "W64", "GSM610")
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data") + 16
+    for size in (1 << 35, (1 << 63) + 5):
+        content[place : place + 8] = struct.pack("<Q", size)
+        path.write_bytes(content)
+        assert "truncated: found" in message(path)
+
+
+def test_zeros_are_no_chunks(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"RIFF\0\0\0\0WAVE" + bytes(50_000_000))
+    started = time.monotonic()
+    assert "truncated or damaged" in message(path)
+    assert time.monotonic() - started < 5
+
+
+def test_mp3_inside_wav(tmp_path, capfd):
+    """Its decoder counts a little more than it gives, and writes warnings of its own."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libmp3lame", rate=16000)
+        samples = (32767 * sine(16000, 2.016)).astype(np.int16)
+        for start in range(0, len(samples), 576):
+            frame = av.AudioFrame.from_ndarray(samples[None, start : start + 576], "s16p", "mono")
+            frame.sample_rate = 16000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert abs(len(load_audio(path)) - len(samples)) < 3000
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_only_ffmpeg_knows(tmp_path):
+    """Formats without a mark at their beginning, and encodings that libsndfile lacks."""
+    av = pytest.importorskip("av")
+    stream_of = {"a.ts": ("mp2", "s16", "mpegts"), "b.wav": ("adpcm_yamaha", "s16", "wav")}
+    for name, (codec, sample_format, container_format) in stream_of.items():
+        with av.open(str(tmp_path / name), "w", format=container_format) as container:
+            stream = container.add_stream(codec, rate=48000, layout="mono")
+            samples = (32767 * sine(48000)).astype(np.int16)
+            size = stream.codec_context.frame_size or 1024
+            for start in range(0, len(samples) - size, size):
+                part = samples[None, start : start + size]
+                frame = av.AudioFrame.from_ndarray(part, sample_format, "mono")
+                frame.sample_rate = 48000
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        waveform = load_audio(tmp_path / name)
+        assert abs(len(waveform) - SECONDS * 16000) < 2000
+        assert np.abs(waveform).max() > 0.3
 
 
 def test_truncated_flac_ogg_and_mp3(tmp_path):

@@ -101,8 +101,8 @@ def test_bad_files_give_a_line_each_and_the_others_are_done(
     assert main(["--model", str(tiny_model_dir), *files]) == 2
     output = capsys.readouterr()
     assert [line.partition(": ")[0] for line in output.out.splitlines()] == [str(wav), str(wav)]
-    lines = output.err.splitlines()
-    assert len(lines) == len(bad)
+    *lines, summary = output.err.splitlines()
+    assert len(lines) == len(bad) and summary == "asr: 7 of 9 recordings failed"
     for line, path in zip(lines, bad, strict=True):
         assert line.startswith(f"asr: {path}: "), line
 
@@ -440,7 +440,22 @@ def test_the_program_as_a_user_starts_it(wav: Path, tiny_model_dir: Path) -> Non
     lines = result.stdout.decode().splitlines()
     assert len(lines) == 2
     assert "od\\xff d.wav: " in lines[1]
-    assert result.stderr.decode(errors="replace").count("\n") == 1
+    assert result.stderr.decode() == (
+        "asr: nowh\\xff re.wav: no such file\nasr: 1 of 3 recordings failed\n"
+    )
+
+
+def test_names_stay_in_their_line(
+    wav: Path, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "good\nname.wav", tmp_path / "bad\nname\x1b[31m.wav"
+    good.write_bytes(wav.read_bytes())
+    bad.write_bytes(wav.read_bytes()[:99])
+    assert main(["--model", str(tiny_model_dir), str(good), str(bad)]) == 2
+    output = capsys.readouterr()
+    assert output.out.startswith(f"{tmp_path}/good\\nname.wav: ") and output.out.count("\n") == 1
+    assert output.err.startswith(f"asr: {tmp_path}/bad\\nname\\x1b[31m.wav: truncated: found")
+    assert output.err.count("\n") == 2
 
 
 def fake_torch(folder: Path, source: str) -> dict[str, str]:
