@@ -64,6 +64,19 @@ class Recognition:
 
 
 @torch.inference_mode()
+def encode_batch(
+    model: SpeechModel, features: LogMel, waveform: Tensor, num_samples: Tensor
+) -> EncoderOutput:
+    """Encode a batch once, for `decode_batch` to decode in several ways; arguments as there."""
+    was_training = model.training
+    model.eval()
+    try:
+        return model.encode(*features(waveform, num_samples))
+    finally:
+        model.train(was_training)
+
+
+@torch.inference_mode()
 def decode_batch(
     model: SpeechModel,
     features: LogMel,
@@ -75,6 +88,7 @@ def decode_batch(
     confidence: ConfidenceModel | None = None,
     *,
     words: bool = False,
+    encoded: EncoderOutput | None = None,
 ) -> list[Recognition]:
     """Recognise a batch of short recordings.
 
@@ -93,6 +107,7 @@ def decode_batch(
         confidence: Says how sure the words are. Without it, that is CTC's own opinion: the mean
             probability of a word's characters on the best path, which is no calibrated one.
         words: Whether to find the times and confidences of words.
+        encoded: What `encode_batch` made of the batch, where it is decoded in several ways.
 
     Returns:
         B results.
@@ -107,7 +122,8 @@ def decode_batch(
     was_training = model.training
     model.eval()
     try:
-        encoded = model.encode(*features(waveform, num_samples))
+        if encoded is None:
+            encoded = model.encode(*features(waveform, num_samples))
         seconds = num_samples / features.config.sample_rate
         # One more, so that even the shortest sound may be a character.
         max_tokens = (seconds * search.max_chars_per_second).long() + 1
