@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asr.align import WordSpan, align_words, label_seconds
+from asr.align import WordSpan, align_words, label_seconds, measure_loudness
 from asr.confidence import ConfidenceModel, word_features
 from asr.config import SearchConfig
 from asr.ctc import CTCPrefixScorer, greedy_decode
@@ -135,7 +135,8 @@ def decode_batch(
             duration = [count / features.config.sample_rate for count in num_samples.tolist()]
             log_probs, lengths = model.ctc_log_probs(encoded)
             step = label_seconds(model, features)
-            spans = align_words(log_probs, lengths, texts, tokenizer, duration, step)
+            loudness = measure_loudness(waveform, num_samples, features.config.sample_rate)
+            spans = align_words(log_probs, lengths, texts, tokenizer, duration, step, loudness)
             said = _judge_words(model, encoded, spans, tokenizer, language_model, confidence)
     finally:
         model.train(was_training)

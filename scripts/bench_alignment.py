@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from asr.align import align_words, label_seconds
+from asr.align import align_words, label_seconds, measure_loudness
 from asr.arguments import Parser
 from asr.audio import load_audio
 from asr.checkpoint import ModelBundle, load_model
@@ -96,6 +96,7 @@ def force(bundle: ModelBundle, recording: Joined) -> list[Word]:
             bundle.tokenizer,
             [samples.shape[1] / RATE],
             label_seconds(bundle.model, bundle.features),
+            measure_loudness(samples, torch.tensor([samples.shape[1]]), RATE),
         )
     return [Word(span.text, span.start, span.end) for span in spans]
 
