@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import IO, Any
 
 import numpy as np
@@ -107,13 +108,20 @@ def open_media(file: IO[bytes]) -> Iterator[Sound]:
 def _blocks(
     av: Any, first: Any, frames: Iterator[Any], seconds: float | None
 ) -> Iterator[npt.NDArray[np.float32]]:
-    # The decoder may change its mind about rate or channels; the resampler holds the first ones.
-    resampler = av.AudioResampler(format="fltp", layout=first.layout, rate=first.sample_rate)
-
     def resampled() -> Iterator[Any]:
-        yield from resampler.resample(first)
-        for frame in frames:
+        # A stream may change its rate or channels on the way, as HE-AAC and broadcasts do; all
+        # becomes what it was at first. A resampler takes only one kind of frame.
+        kind = resampler = None
+        for frame in chain([first], frames):
+            if kind != (frame.format.name, frame.layout.name, frame.sample_rate):
+                if resampler is not None:
+                    yield from resampler.resample(None)
+                kind = frame.format.name, frame.layout.name, frame.sample_rate
+                resampler = av.AudioResampler("fltp", first.layout, first.sample_rate)
+            assert resampler is not None
+            frame.pts = None  # damaged time stamps are none of its business
             yield from resampler.resample(frame)
+        assert resampler is not None
         yield from resampler.resample(None)
 
     rate, found = first.sample_rate, 0
