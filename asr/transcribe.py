@@ -18,11 +18,10 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from asr import __version__
 from asr.arguments import (
@@ -39,6 +38,7 @@ from asr.options import add_model_arguments, check_arguments, load_from_argument
 from asr.pieces import BATCH_SECONDS
 from asr.raw import RawError, RawFormat, parse_raw_format
 from asr.recognizer import Recognizer, Recording, Update
+from asr.screen import Screen, open_screen
 from asr.subtitles import FORMATS, WORDLESS_FORMATS, format_transcript
 from asr.transcript import Segment, Transcript
 
@@ -175,10 +175,12 @@ class _Reporter:
     seconds: float = 0.0  # of sound in all transcripts
     pieces: list[tuple[Segment, Waveform]] = field(default_factory=list)  # to draw
 
-    def take(self, update: Update, screen: _Screen) -> None:
+    def take(self, update: Update, screen: Screen) -> None:
         """Print, write or complain."""
         item = self.inputs[update.index]
-        screen.advance(update, item.name)
+        share = min(update.heard / update.total, 1.0) if update.total else 0.0
+        done = update.index + (share if update.result is None else 1.0)
+        screen.advance(done, item.name)
         if self.args.plot is not None:
             from asr.picture import MAX_SEGMENTS
 
@@ -194,7 +196,7 @@ class _Reporter:
             else:
                 self._complain(item, update)
 
-    def _print_part(self, update: Update, screen: _Screen) -> None:
+    def _print_part(self, update: Update, screen: Screen) -> None:
         """Print a single text as it grows; on a terminal each segment in a line of its own."""
         with screen.cleared():
             # Of a recording that turned out to be damaged, no more than was printed before.
@@ -278,7 +280,7 @@ def _transcribe_all(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     reporter = _Reporter(inputs, args, folder, bundle, exit_code)
     recordings = (Recording(item.sound, item.channel, args.raw) for item in inputs)
-    with _open_screen(len(inputs), args.quiet) as screen:
+    with open_screen(len(inputs), args.quiet) as screen:
         for update in recognizer.updates(recordings):
             reporter.take(update, screen)
     if reporter.failed and len(inputs) > 1:
@@ -365,67 +367,6 @@ def _raw(text: str) -> RawFormat:
         return parse_raw_format(text)
     except RawError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-class _Screen:
-    """A progress bar on a terminal, and nothing where stderr is kept in a file.
-
-    Args:
-        bar: Of rich, or None.
-        total: Number of recordings.
-    """
-
-    def __init__(self, bar: Any, total: int) -> None:
-        self._bar = bar
-        self._task = None if bar is None else bar.add_task("", total=total)
-        self.is_terminal = bar is not None and sys.stdout.isatty()
-
-    def advance(self, update: Update, name: str) -> None:
-        """Show how far it is: whole recordings, and the share of this one."""
-        if self._bar is None:
-            return
-        from rich.markup import escape
-
-        share = min(update.heard / update.total, 1.0) if update.total else 0.0
-        done = update.index + (share if update.result is None else 1.0)
-        self._bar.update(self._task, completed=done, description=escape(os.path.basename(name)))
-
-    @contextmanager
-    def cleared(self) -> Iterator[None]:
-        """Take the bar away while something else is printed."""
-        if self._bar is None:
-            yield
-            return
-        self._bar.stop()
-        try:
-            yield
-        finally:
-            self._bar.start()
-
-
-@contextmanager
-def _open_screen(total: int, quiet: bool) -> Iterator[_Screen]:
-    if quiet or not sys.stderr.isatty():
-        yield _Screen(None, total)
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bar:
-        yield _Screen(bar, total)
 
 
 if __name__ == "__main__":

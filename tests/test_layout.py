@@ -16,7 +16,7 @@ ROWS = {
     -2: "headers media names raw",  # formats and names of files
     -1: "sndfile",
     0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
-    "arguments",
+    "arguments screen",
     1: "manifest optimize features augment score model search archive batch vad ctc hotwords "
     "subtitles inputs",
     2: "lm index pool segment align report outputs",

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ import asr.recognizer
 import asr.transcribe
 from asr.checkpoint import ModelBundle
 from asr.config import SearchConfig
-from asr.recognizer import Recognizer, Update
+from asr.recognizer import Recognizer
 from asr.transcribe import main, make_parser
-from asr.transcript import Segment, Transcript
+from asr.transcript import Segment
 
 RATE = 16000
 TALK = np.concatenate([hush(0.5), buzz(2.0), hush(0.5)])
@@ -408,23 +407,6 @@ def test_ctrl_c_ends_quietly(
     monkeypatch.setattr(asr.recognizer, "recognize", interrupt)
     assert main(["--model", str(tiny_model_dir), str(wav)]) == 130
     assert capsys.readouterr().err == ""
-
-
-def test_a_terminal_sees_a_bar_and_a_file_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    update = Update(0, (), 1.0, 2.0, None, False)
-    with asr.transcribe._open_screen(4, quiet=False) as screen:
-        screen.advance(update, "folder/[talk].wav")
-        assert screen._bar.tasks[0].completed == 0.5
-        screen.advance(replace(update, index=2, result=Transcript((), 2.0)), "b.wav")
-        assert screen._bar.tasks[0].completed == 3
-        with screen.cleared():
-            pass
-    with asr.transcribe._open_screen(4, quiet=True) as screen:
-        assert screen._bar is None
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with asr.transcribe._open_screen(4, quiet=False) as screen:
-        assert screen._bar is None
 
 
 def run(*arguments: str | bytes, **options: object) -> subprocess.CompletedProcess[bytes]:
