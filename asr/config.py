@@ -77,6 +77,12 @@ class AugmentConfig:
 
     speed_factors: tuple[float, ...] = (0.9, 1.0, 1.1)
     gain_db: float = 6.0  # loudness changes by up to this much either way
+    frequency_warp: float = 0.0  # each utterance's frequencies are stretched by up to this share
+    noise_probability: float = 0.0  # of adding noise to an utterance
+    noise_min_snr_db: float = 5.0
+    noise_max_snr_db: float = 30.0
+    telephone_probability: float = 0.0  # of keeping only a telephone's band
+    room_probability: float = 0.0  # of letting an utterance echo in a room
     frequency_masks: int = 2
     frequency_mask_width: int = 20  # mel bands at most
     time_masks: int = 2
@@ -315,10 +321,19 @@ def _check(config: Config) -> None:
         ("model.encoder_dropout", config.model.encoder_dropout),
         ("model.decoder_dropout", config.model.decoder_dropout),
         ("augment.time_mask_fraction", config.augment.time_mask_fraction),
+        ("augment.frequency_warp", config.augment.frequency_warp),
+        ("augment.noise_probability", config.augment.noise_probability),
+        ("augment.telephone_probability", config.augment.telephone_probability),
+        ("augment.room_probability", config.augment.room_probability),
     )
     for name, value in fractions:
         if not 0 <= value <= 1:
             raise ConfigError(f"{name}: found {value}, wanted 0 to 1")
+    if config.augment.noise_min_snr_db > config.augment.noise_max_snr_db:
+        raise ConfigError(
+            f"augment.noise_min_snr_db: found {config.augment.noise_min_snr_db}, wanted at most "
+            f"augment.noise_max_snr_db ({config.augment.noise_max_snr_db})"
+        )
     if config.model.decoder_layers not in (1, 2):
         raise ConfigError(
             f"model.decoder_layers: found {config.model.decoder_layers}, wanted 1 or 2"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
@@ -49,29 +51,41 @@ class LogMel(nn.Module):
         """Return the number of frames (B,) of waveforms of ``num_samples`` (B,)."""
         return num_samples // self.hop + 1
 
-    def log_mel(self, waveform: Tensor) -> Tensor:
-        """Return natural-log mel power (B, T, F), not normalised, of waveforms (B, N)."""
+    def mel_power(self, waveform: Tensor) -> Tensor:
+        """Return the power in each mel band (B, T, F) of waveforms (B, N)."""
         pad = self.config.n_fft // 2
         spectrum = torch.stft(
             nn.functional.pad(waveform.float(), (pad, pad)), self.config.n_fft, self.hop,
             self.window_length, self.window, center=False, return_complex=True,
         )  # fmt: skip
         power = spectrum.real.square() + spectrum.imag.square()  # (B, n_fft/2+1, T)
-        mel = power.transpose(1, 2) @ self.mel_filters  # (B, T, F)
-        return mel.clamp(min=self.config.log_floor).log()
+        return power.transpose(1, 2) @ self.mel_filters  # (B, T, F)
 
-    def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """Return natural-log mel power (B, T, F), not normalised, of waveforms (B, N)."""
+        return self.mel_power(waveform).clamp(min=self.config.log_floor).log()
+
+    def forward(
+        self,
+        waveform: Tensor,
+        num_samples: Tensor,
+        change: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Turn waveforms into features.
 
         Args:
             waveform: (B, N) float in −1..1, zero behind each waveform's own end.
             num_samples: (B,) samples of each waveform.
+            change: Augmentation of mel power (B, T, F), given the lengths (B,) in frames too.
 
         Returns:
             Normalised features (B, T, F), zero on padding, and their lengths (B,) in frames.
         """
         lengths = self.feature_lengths(num_samples)
-        features = self.log_mel(waveform)
+        power = self.mel_power(waveform)
+        if change is not None:
+            power = change(power, lengths)
+        features = power.clamp(min=self.config.log_floor).log()
         mask = valid_mask(lengths, features.shape[1])[:, :, None]
         if self.config.utterance_mean:
             total = (features * mask).sum(dim=1, keepdim=True)

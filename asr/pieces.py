@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 BATCH_SECONDS = 120.0  # padded audio decoded at once: bounds the memory of any recording
 
+# Root mean square, -40 dB of full scale: the floor of the features swallows part of what is much
+# softer. Hardly any training utterance is below, so that others are heard as they are.
+_SOFTEST = 0.01
+_HIGHEST_GAIN = 100.0  # 40 dB: below that lies the noise of 16 bits
+
 
 def recognize(
     bundle: ModelBundle,
@@ -49,7 +54,7 @@ def recognize(
         num_samples = torch.tensor([len(waveforms[index]) for index in batch])
         padded = torch.zeros(len(batch), int(num_samples.max()))  # (B, N)
         for row, index in enumerate(batch):
-            padded[row, : len(waveforms[index])] = torch.as_tensor(waveforms[index])
+            padded[row, : len(waveforms[index])] = torch.as_tensor(_audible(waveforms[index]))
         results = decode_batch(
             bundle.model,
             bundle.features,
@@ -63,6 +68,16 @@ def recognize(
         )
         found.update(zip(batch, results, strict=True))
     return [found[index] for index in range(len(waveforms))]
+
+
+def _audible(waveform: Waveform) -> Waveform:
+    """Return a waveform (N,) as it is, or louder if it is very soft."""
+    import numpy as np
+
+    loudness = float(np.std(waveform))  # a constant offset is not sound
+    if loudness == 0.0 or loudness >= _SOFTEST:
+        return waveform
+    return waveform * np.float32(min(_SOFTEST / loudness, _HIGHEST_GAIN))
 
 
 def _batches(seconds: Sequence[float], batch_seconds: float) -> Iterator[list[int]]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from asr import plot
 from asr.audio import AudioError
-from asr.augment import perturb_waveform, spec_augment
+from asr.augment import augmented_features
 from asr.batch import Batch
 from asr.config import Config
 from asr.dataset import SpeechDataset
@@ -97,14 +97,14 @@ class Probe:
         batch = self._read(index).to(features.mean.device)
         chance = random.Random(f"probe/{step}")
         before, _ = features(batch.waveform, batch.num_samples)
-        waveform, num_samples = perturb_waveform(batch.waveform, batch.num_samples, augment, chance)
-        after, lengths = features(waveform, num_samples)
-        after = spec_augment(after, lengths, augment, chance, 1 / settings.shift_seconds)
-        speed = int(batch.num_samples) / int(num_samples)
+        after, lengths = augmented_features(
+            features, batch.waveform, batch.num_samples, augment, settings, chance
+        )
+        speed = before.shape[1] / int(lengths)
         name = self.dev_set.utterances[index].id
         panels = [
             (f"Utterance {name}", before[0].cpu().numpy()),
-            (f"The same at {speed:.2g} times the speed, with masks (grey)", after[0].cpu().numpy()),
+            (f"The same at {speed:.1f} times the speed, with masks (grey)", after[0].cpu().numpy()),
         ]
         band = (settings.min_frequency, settings.max_frequency)
         return plot.plot_spectrograms(panels, settings.shift_seconds, band)

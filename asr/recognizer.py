@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from asr.segment import Detector, Piece, Waveform
 
 MAX_SECONDS = 30.0  # of one piece
+# Pieces of speech hold no pause of over two seconds, so that they have a word in every few; where
+# the network finds fewer than this, noise only sounded like speech, and its word is invented.
+_MIN_CHARS_PER_SECOND = 0.2
 
 
 @dataclass(frozen=True)
@@ -267,7 +270,7 @@ class Recognizer:
                 for piece in job.pieces
             ]
             job.pieces.clear()
-            heard = [(segment, waveform) for segment, waveform in heard if segment.text]
+            heard = [pair for pair in heard if self._is_speech(pair[0])]
             yield job.update(
                 [segment for segment, _ in heard],
                 [waveform for _, waveform in heard] if self.waveforms else [],
@@ -276,6 +279,11 @@ class Recognizer:
         if pieces:
             _return_freed_memory()
 
+    def _is_speech(self, segment: Segment) -> bool:
+        """Tell whether a segment has text, and enough of it for what was taken for speech."""
+        sparsest = _MIN_CHARS_PER_SECOND if self.detect_speech else 0.0
+        return len(segment.text) > sparsest * (segment.end - segment.start)
+
     def _detector(self) -> Detector | None:
         if self.detect_speech:
             return None
@@ -283,7 +291,12 @@ class Recognizer:
 
         from asr.segment import DETECTOR_FRAME
 
-        return lambda waveform: np.ones(len(waveform) // DETECTOR_FRAME, np.float32)
+        def everything(waveform: Waveform) -> Waveform:
+            # But digital silence, in which the network invents words.
+            heard = float(np.ptp(waveform) > 0)
+            return np.full(len(waveform) // DETECTOR_FRAME, heard, np.float32)
+
+        return everything
 
 
 def load_model(

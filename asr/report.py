@@ -200,6 +200,20 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise
 
 
+def write_between(page: Path, begin: str, end: str, content: str) -> None:
+    """Put `content` between two marks of a page and leave the rest of it as it is.
+
+    Raises:
+        ValueError: The page has not exactly one pair of these marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
+        raise ValueError(f"{page}: wanted one line {begin!r} and, after it, one line {end!r}")
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    write_whole(page, f"{before}{begin}\n\n{content}\n\n{end}{after}")
+
+
 def transcripts_to_markdown(examples: Iterable[Sequence[str]]) -> str:
     """Return references beside hypotheses as a Markdown table in which errors are bold.
 

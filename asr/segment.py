@@ -25,8 +25,8 @@ _BLOCK_FRAMES = 512  # heard by the detector at once: 16 s
 
 _SPEECH_THRESHOLD = 0.3  # below the detector's usual 0.5: a lost word costs more than kept noise
 _PAUSE_THRESHOLD = 0.15  # between the two, it goes on being what it was
-_SURE_THRESHOLD = 0.5  # reached by three frames: single ones are reached by music, words by ten
-_SURE_FRAMES = 3
+_SURE_THRESHOLD = 0.5  # reached by eight frames of nearly all words, by up to four of music
+_SURE_FRAMES = 5
 _MIN_PAUSE = int(0.25 * DETECTOR_RATE)
 _PAD = int(0.25 * DETECTOR_RATE)  # kept around speech: soft first and last consonants score low
 _LONG_PAUSE = 2 * DETECTOR_RATE  # left out: silence is where recognisers invent words

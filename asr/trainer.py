@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from asr import distributed
-from asr.augment import perturb_waveform, spec_augment
+from asr.augment import augmented_features
 from asr.batch import Batch, Position
 from asr.checkpoint import (
     CheckpointError,
@@ -233,12 +233,10 @@ class Trainer:
         # Chance depends on the step and nothing before it, so that resuming changes nothing.
         chance = random.Random(f"{config.train.seed}/{step}/{distributed.rank()}")
         torch.manual_seed(chance.getrandbits(60))
-        waveform, num_samples = perturb_waveform(
-            batch.waveform, batch.num_samples, config.augment, chance
-        )
-        features, lengths = self.features(waveform, num_samples)
-        frame_rate = 1 / config.features.shift_seconds
-        features = spec_augment(features, lengths, config.augment, chance, frame_rate)
+        features, lengths = augmented_features(
+            self.features, batch.waveform, batch.num_samples, config.augment, config.features,
+            chance,
+        )  # fmt: skip
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config.train)
         if self.uses_decoder(step) != self.uses_decoder(step - 1):

@@ -7,8 +7,9 @@ import random
 import pytest
 import torch
 
-from asr.augment import perturb_waveform, spec_augment
-from asr.config import AugmentConfig
+from asr.augment import ROOM_SECONDS, TELEPHONE_BAND, perturb_power, perturb_waveform, spec_augment
+from asr.config import AugmentConfig, FeatureConfig
+from asr.features import LogMel
 
 
 def test_nothing_configured_changes_nothing() -> None:
@@ -63,3 +64,101 @@ def test_shortest_utterance_survives() -> None:
         torch.ones(1, 1, 80), torch.tensor([1]), AugmentConfig(), random.Random(0), 100
     )
     assert masked.shape == (1, 1, 80)
+
+
+def tone(hertz: float, seconds: float = 1.0) -> torch.Tensor:
+    return torch.sin(2 * torch.pi * hertz * torch.arange(round(16000 * seconds)) / 16000)
+
+
+def perturbed(power: torch.Tensor, seed: int = 0, **changes: float) -> torch.Tensor:
+    lengths = torch.full((len(power),), power.shape[1])
+    config = AugmentConfig(**changes)  # type: ignore[arg-type]
+    return perturb_power(power, lengths, config, FeatureConfig(), random.Random(seed))
+
+
+def test_power_stays_as_it_is_unless_configured() -> None:
+    power = torch.rand(2, 50, 80)
+    assert torch.equal(perturbed(power), power)
+
+
+def test_warped_frequencies_are_those_of_a_tone_stretched_as_much() -> None:
+    features = LogMel(FeatureConfig())
+    power = features.mel_power(tone(1000)[None]).expand(30, -1, -1)
+    warped = perturbed(power, frequency_warp=0.1)
+    bands = warped.mean(dim=1).argmax(dim=1)
+    # A factor between 0.9 and 1.1: tones from 1000/1.1 to 1000/0.9 Hz, and no others.
+    limits = [
+        int(features.mel_power(tone(hertz)[None]).mean(dim=1).argmax())
+        for hertz in (1000 / 1.1, 1000 / 0.9)
+    ]
+    assert limits[0] <= bands.min() < bands.max() <= limits[1]
+    assert bands.max() - bands.min() >= (limits[1] - limits[0]) * 0.7
+
+
+@pytest.mark.parametrize("snr", [5.0, 20.0])
+def test_noise_has_the_asked_level_against_the_utterance(snr: float) -> None:
+    power = torch.rand(8, 200, 80) + 0.1
+    noisy = perturbed(power, noise_probability=1.0, noise_min_snr_db=snr, noise_max_snr_db=snr)
+    noise = (noisy - power).sum(dim=(1, 2))
+    measured = 10 * (power.sum(dim=(1, 2)) / noise).log10()
+    torch.testing.assert_close(measured, torch.full((8,), snr), atol=0.01, rtol=0)
+
+
+def test_noise_comes_as_often_as_asked_and_steady_or_as_voices() -> None:
+    power = torch.rand(400, 20, 80) + 0.1
+    change = perturbed(power, noise_probability=0.3) - power
+    noisy = change.sum(dim=(1, 2)) > 0
+    assert 0.2 < noisy.float().mean() < 0.4
+    neighbours = power.roll(1, dims=0)
+    ratio = change / neighbours
+    voices = noisy & (ratio.std(dim=(1, 2)) < 1e-3 * ratio.mean(dim=(1, 2)))
+    assert 0.3 < (voices.sum() / noisy.sum()) < 0.7
+
+
+def test_noise_of_an_utterance_alone_is_finite() -> None:
+    assert perturbed(torch.zeros(1, 5, 80), noise_probability=1.0).isfinite().all()
+    assert perturbed(torch.rand(1, 5, 80), noise_probability=1.0).isfinite().all()
+
+
+def test_a_telephone_keeps_its_band_alone() -> None:
+    features = LogMel(FeatureConfig())
+    sounds = torch.stack([tone(120), tone(1000), tone(5000)])
+    kept = perturbed(features.mel_power(sounds), telephone_probability=1.0).sum(dim=(1, 2))
+    before = features.mel_power(sounds).sum(dim=(1, 2))
+    low, speech, high = (kept / before).tolist()
+    assert TELEPHONE_BAND == (300, 3400)
+    assert low < 0.01 and high < 0.01 and speech > 0.99
+
+
+def test_a_room_echoes_behind_each_sound_and_dies_away() -> None:
+    power = torch.zeros(200, 150, 80)
+    power[:, 20] = 1.0
+    echo = perturbed(power, room_probability=1.0) - power
+    assert echo[:, :21].abs().max() == 0  # nothing before, nor on top of the sound itself
+    assert (echo[:, 21:80].diff(dim=1) <= 0).all()
+    assert (echo == echo[:, :, :1]).all()  # all bands alike
+    share = echo[:, :, 0].sum(dim=1)
+    assert 0.1 <= share.min() < 0.2 and 2 < share.max() <= 10**0.5 + 1e-3
+    # 60 dB in so many frames: what is left of the first echo a frame later.
+    frames = -6 / (echo[:, 22, 0] / echo[:, 21, 0]).log10()
+    assert frames.min() / 100 == pytest.approx(ROOM_SECONDS[0], abs=0.02)
+    assert frames.max() / 100 == pytest.approx(ROOM_SECONDS[1], abs=0.02)
+
+
+def test_rooms_are_each_utterances_own_and_as_frequent_as_asked() -> None:
+    power = torch.rand(300, 30, 80)
+    changed = (perturbed(power, room_probability=0.3) - power).abs().sum(dim=(1, 2)) > 1e-3
+    assert 0.2 < changed.float().mean() < 0.4
+    alone = torch.zeros(2, 30, 80)
+    alone[0] = 1.0
+    assert perturbed(alone, room_probability=1.0)[1].abs().max() == 0
+
+
+def test_changes_of_power_are_seeded() -> None:
+    power = torch.rand(4, 30, 80)
+    every = {
+        "frequency_warp": 0.1, "noise_probability": 0.5, "telephone_probability": 0.5,
+        "room_probability": 0.5,
+    }  # fmt: skip
+    assert torch.equal(perturbed(power, 1, **every), perturbed(power, 1, **every))
+    assert not torch.equal(perturbed(power, 1, **every), perturbed(power, 2, **every))

@@ -36,6 +36,20 @@ def test_texts_come_in_order_and_do_not_depend_on_their_company(
             assert word.confidence == pytest.approx(same.confidence, abs=1e-3)
 
 
+def test_soft_sound_is_heard_as_if_it_were_louder(tiny_bundle: ModelBundle) -> None:
+    [waveform] = sounds(24000)  # -14 dB of full scale
+    waveform *= np.float32(0.012 / waveform.std())  # louder than what is made louder
+    [wanted] = recognize(tiny_bundle, [waveform])
+    faint = [waveform * np.float32(scale) for scale in (0.3, 0.1, 0.03)]
+    assert {heard.text for heard in recognize(tiny_bundle, faint)} == {wanted.text}
+    offset = [waveform * np.float32(0.03) + np.float32(0.2)]  # is no sound, and stays where it is
+    for constant in (0.0, 0.5):
+        recognize(tiny_bundle, [np.full(8000, constant, np.float32), *offset])
+    assert asr.pieces._audible(waveform) is waveform
+    lifted = asr.pieces._audible(faint[2])
+    assert lifted.dtype == np.float32 and lifted.std() == pytest.approx(0.01, rel=1e-3)
+
+
 def test_words_are_only_found_if_wanted(tiny_bundle: ModelBundle) -> None:
     [heard] = recognize(tiny_bundle, sounds(16000), words=False)
     assert heard.text and heard.words == () and heard.confidence is None

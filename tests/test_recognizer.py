@@ -18,7 +18,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 from random_model import save_random_model
-from test_segment import buzz, hush
+from test_segment import buzz, hush, loudness
 
 import asr
 import asr.recognizer
@@ -103,6 +103,31 @@ def test_what_is_no_speech_has_no_segments(recognizer: Recognizer) -> None:
         assert recognizer.transcribe(waveform) == Transcript((), len(waveform) / RATE)
 
 
+@pytest.mark.parametrize(("text", "is_kept"), [("you", False), ("you see", True), ("", False)])
+def test_a_few_characters_in_long_speech_are_noise(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch, text: str, is_kept: bool
+) -> None:
+    """Twenty seconds without a pause in which the network finds a word or two."""
+
+    def hear(bundle: object, waveforms: Sequence[Array], *_: object, **__: object) -> list[Any]:
+        return [Recognition(text) for _ in waveforms]
+
+    monkeypatch.setattr(asr.recognizer, "recognize", hear)
+    monkeypatch.setattr("asr.segment.silero_detector", lambda: loudness)
+    talk = buzz(20.0)
+    assert recognizer.transcribe(talk).text == (text if is_kept else "")
+    # Without the detector a piece may hold long silences: there, few words may be all.
+    assert replace(recognizer, detect_speech=False).transcribe(talk).text == text
+    assert recognizer.transcribe(buzz(2.0)).text == text
+
+
+def test_digital_silence_is_never_heard(everything: Recognizer) -> None:
+    silence = np.zeros(3 * RATE, np.float32)
+    assert everything.transcribe(silence) == Transcript((), 3.0)
+    assert texts(everything.bundle, silence) != [""], "the network would invent something"
+    assert everything.transcribe(np.concatenate([silence, noise(1.0)])).segments
+
+
 def test_batches_do_not_change_texts_or_order(everything: Recognizer) -> None:
     waveforms = [noise(seconds, seed) for seed, seconds in enumerate((3, 0.2, 5, 1, 1, 0.5))]
     wanted = texts(everything.bundle, *waveforms)
@@ -178,7 +203,7 @@ def test_memory_does_not_grow_with_the_length(
         yield AudioStream(1, seconds, (turn.copy() for _ in range(int(seconds / 4.5))))
 
     def at_once(_: ModelBundle, waveforms: Sequence[Array], *__: Any, **___: Any) -> list[Any]:
-        return [Recognition("word") for _ in waveforms]
+        return [Recognition("some words") for _ in waveforms]
 
     def loudness(waveform: Array) -> Array:
         return (np.abs(waveform.reshape(-1, 512)).max(axis=1) > 0.01).astype(np.float32)

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asr.report import write_between
+
 RECIPE = Path(__file__).parent
 RESULTS = "results"  # folder of the kept summaries
 TABLE = "RESULTS.md"
@@ -166,22 +168,6 @@ def make_table(results: list[Result], configs: list[str]) -> str:
     return "\n".join(lines)
 
 
-def write_table(table: Path, content: str) -> None:
-    """Put `content` between the markers of a file and leave the rest of it as it is.
-
-    Raises:
-        EvaluateError: The file has not exactly one pair of markers.
-    """
-    text = table.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise EvaluateError(f"{table}: wanted one line {BEGIN!r} and, after it, one line {END!r}")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    temporary = table.with_name(table.name + ".tmp")
-    temporary.write_text(f"{before}{BEGIN}\n\n{content}\n\n{END}{after}", encoding="utf-8")
-    temporary.replace(table)
-
-
 def _percent(rate: float, interval: tuple[float, float]) -> str:
     return f"{100 * rate:.2f} ({100 * interval[0]:.2f}–{100 * interval[1]:.2f})"
 
@@ -224,10 +210,10 @@ def main(argv: list[str] | None = None) -> int:
         if not table.exists():
             table.parent.mkdir(parents=True, exist_ok=True)
             table.write_text(f"# Results\n\n{BEGIN}\n{END}\n", encoding="utf-8")
-        write_table(table, make_table(results, configs))
+        write_between(table, BEGIN, END, make_table(results, configs))
         shipped = [result for result in results if result.model == DEFAULT]
         for page in DEFAULT_TABLES if arguments.results == RECIPE else ():
-            write_table(page, make_table(shipped, [DEFAULT]))
+            write_between(page, BEGIN, END, make_table(shipped, [DEFAULT]))
         print(f"{table} written")
     except (ValueError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
