@@ -16,9 +16,10 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from asr import __version__
-from asr.options import EXIT_ERROR, EXIT_OK, complain
+from asr.arguments import EXIT_ERROR, EXIT_OK, Parser, complain
 
 COMMANDS = {
     "transcribe": "print what is said in recordings",
@@ -28,6 +29,7 @@ COMMANDS = {
     "shards": "pack training data into tar shards",
 }
 SHELLS = ("bash", "zsh")
+_FILES, _FOLDERS = ("FILE", "LIST", "MANIFEST", "CONFIG"), ("DIR", "FOLDER")  # in the usage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +62,7 @@ def _usage() -> str:
 
 
 def _print_completion(arguments: Sequence[str]) -> int:
-    """Print a script that completes commands, and the options of transcribe and benchmark."""
+    """Print a script that completes commands, their options, files and, of `train`, settings."""
     if len(arguments) != 1 or arguments[0] not in SHELLS:
         found = " ".join(arguments) or "nothing"
         complain(f"completion: found {found}, wanted one of {', '.join(SHELLS)}")
@@ -70,22 +72,28 @@ def _print_completion(arguments: Sequence[str]) -> int:
     except ImportError:
         complain("completion: needs the extra `completion`: pip install 'asr[completion]'")
         return EXIT_ERROR
-    from asr import benchmark, transcribe
-
-    parents = {"transcribe": transcribe.make_parser(), "benchmark": benchmark.make_parser()}
     everything = argparse.ArgumentParser(prog="asr")
     commands = everything.add_subparsers()
     for name, text in COMMANDS.items():
-        inherited = [parents[name]] if name in parents else []
-        command = commands.add_parser(name, help=text, parents=inherited, add_help=False)
-        if not inherited:
-            command.add_argument("arguments", nargs="*", metavar="FILE")
-        for action in command._actions:
-            kind = {"DIR": shtab.DIRECTORY}.get(str(action.metavar), shtab.FILE)
-            if action.metavar in ("FILE", "LIST", "MANIFEST", "DIR"):
-                action.complete = kind  # type: ignore[attr-defined]
+        parser = importlib.import_module(f"asr.{name}").make_parser()
+        _say_what_is_completed(parser, shtab)
+        commands.add_parser(name, help=text, parents=[parser], add_help=False)
     print(shtab.complete(everything, arguments[0]))
     return EXIT_OK
+
+
+def _say_what_is_completed(parser: Parser, shtab: Any) -> None:
+    """Mark the options and arguments, also of commands below, that are files or folders."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _say_what_is_completed(command, shtab)
+        elif action.metavar == "key=value":
+            # Not in the parser itself: it would refuse values.
+            action.choices = [f"{name}=" for name in parser.settings if "." in name]
+        elif action.metavar in _FILES + _FOLDERS:
+            kind = shtab.DIRECTORY if action.metavar in _FOLDERS else shtab.FILE
+            action.complete = kind  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

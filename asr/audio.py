@@ -4,12 +4,10 @@ python -c "from asr.audio import load_audio; print(load_audio('talk.mp3').shape)
 """
 
 import os
-import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from asr import headers
-from asr.media import MediaError, container_name, open_media
-from asr.raw import HIGHEST_RATE, LOWEST_RATE, RawError, RawFormat, read_raw
+from asr.media import CONTAINER_BYTES, MediaError, Sound, container_name, open_media
+from asr.names import printable
+from asr.raw import HIGHEST_RATE, LOWEST_RATE, RawError, RawFormat, read_raw, read_whole
+from asr.sndfile import SndfileError, open_sndfile
 
 Waveform = npt.NDArray[np.float32]
 Source = str | os.PathLike[str] | IO[bytes]
@@ -28,11 +28,9 @@ Source = str | os.PathLike[str] | IO[bytes]
 SAMPLE_RATE = 16000
 
 _BLOCK_SAMPLES = 1 << 17  # of one channel: 8 s at 16 kHz
+_COPY_BYTES = 1 << 18  # of a pipe that must be searched
 # Overs of lossy codecs stay near 1; beyond this the numbers are integers stored as floats.
 _HIGHEST_PEAK = 4.0
-_UNRECOGNISED_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT of libsndfile
-_MP3_SLACK_SECONDS = 0.1  # encoders count the padding of the last frames differently
-_STDERR = threading.Lock()
 
 
 class AudioError(ValueError):
@@ -49,16 +47,6 @@ class AudioStream:
         blocks: (n,) waveforms in -1..1, one after the other, at the wanted rate.
     """
 
-    num_channels: int
-    seconds: float | None
-    blocks: Iterator[Waveform]
-
-
-@dataclass(frozen=True)
-class _Sound:
-    """What a decoder found: as `AudioStream`, but at its own rate, and (n, C) blocks."""
-
-    sample_rate: int
     num_channels: int
     seconds: float | None
     blocks: Iterator[Waveform]
@@ -93,7 +81,7 @@ def audio_duration(path: str | os.PathLike[str]) -> float:
         if seconds is None:
             seconds = sum(len(block) for block in sound.blocks) / sound.sample_rate
         if seconds == 0:
-            raise AudioError(f"{path}: holds no samples")
+            raise AudioError(f"{_name(path)}: holds no samples")
         return seconds
 
 
@@ -163,16 +151,22 @@ def open_waveform(
         for start in range(0, len(samples), _BLOCK_SAMPLES)
     )
     seconds = len(samples) / sample_rate
-    mono = _one_channel("waveform", _Sound(sample_rate, 1, seconds, blocks), None)
+    mono = _one_channel("waveform", Sound(sample_rate, 1, seconds, blocks), None)
     return AudioStream(1, seconds, _resampled("waveform", mono, sample_rate, wanted_rate))
 
 
 def _name(source: Source) -> str:
-    return str(source) if isinstance(source, str | os.PathLike) else "standard input"
+    """Return what a user calls a source."""
+    if isinstance(source, str | os.PathLike):
+        return printable(source)
+    if sys.stdin is not None and source is getattr(sys.stdin, "buffer", None):
+        return "standard input"
+    name = getattr(source, "name", None)  # a number for a descriptor
+    return printable(name) if isinstance(name, str) and name[:1] != "<" else "binary file"
 
 
 @contextmanager
-def _open(source: Source, raw: RawFormat | None) -> Iterator[_Sound]:
+def _open(source: Source, raw: RawFormat | None) -> Iterator[Sound]:
     """Open a source with the decoder that knows it; every failure becomes an AudioError."""
     name = _name(source)
     try:
@@ -193,41 +187,46 @@ def _open(source: Source, raw: RawFormat | None) -> Iterator[_Sound]:
 
 
 @contextmanager
-def _open_pipe(name: str, file: IO[bytes], raw: RawFormat | None) -> Iterator[_Sound]:
+def _open_pipe(name: str, file: IO[bytes], raw: RawFormat | None) -> Iterator[Sound]:
     """Open a file that can only be read once: raw samples and WAV as they come."""
-    head, size = b"", None
+    size = None
+    kept = bytearray()  # what was read to find out what it is
+
+    def read(count: int) -> bytes:
+        try:
+            content = read_whole(file, count)
+        except RawError as error:
+            raise AudioError(f"{name}: {error}") from error
+        kept.extend(content)
+        return content
+
     if raw is None:
-        head = file.read(12)
+        head = read(12)
         if not head:
             raise AudioError(f"{name}: is empty (0 bytes), wanted a sound file")
-        kept = bytearray(head)
-        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-
-            def read(count: int) -> bytes:
-                content = file.read(count)
-                kept.extend(content)
-                return content
-
-            found = headers.read_wav_format(read)
-            if found is not None:
-                size = found.size
-                try:
-                    raw = RawFormat(found.encoding, found.sample_rate, found.num_channels)
-                except RawError as error:
-                    raise AudioError(f"{name}: its header is damaged ({error})") from error
-        head = bytes(kept)
+        is_wav = head[:4] == b"RIFF" and head[8:] == b"WAVE"
+        found = headers.read_wav_format(read) if is_wav else None
+        if found is not None:
+            size = found.size
+            try:
+                raw = RawFormat(found.encoding, found.sample_rate, found.num_channels)
+            except RawError as error:
+                raise AudioError(f"{name}: its header is damaged ({error})") from error
     if raw is not None:
         yield _raw_sound(name, file, raw, size)
         return
     # Other formats must be searched. Unbuffered, as in `_open`.
     with tempfile.TemporaryFile(buffering=0) as copy:
-        copy.write(head)
-        shutil.copyfileobj(file, copy)
+        copy.write(kept)
+        kept.clear()
+        while read(_COPY_BYTES):
+            copy.write(kept)
+            kept.clear()
         with _open_file(name, copy) as sound:
             yield sound
 
 
-def _raw_sound(name: str, file: IO[bytes], raw: RawFormat, size: int | None) -> _Sound:
+def _raw_sound(name: str, file: IO[bytes], raw: RawFormat, size: int | None) -> Sound:
     def blocks() -> Iterator[Waveform]:
         try:
             yield from read_raw(file, raw, size, max(1, _BLOCK_SAMPLES // raw.num_channels))
@@ -235,109 +234,52 @@ def _raw_sound(name: str, file: IO[bytes], raw: RawFormat, size: int | None) -> 
             raise AudioError(f"{name}: {error}") from error
 
     seconds = None if size is None else size // raw.frame_bytes / raw.sample_rate
-    return _Sound(raw.sample_rate, raw.num_channels, seconds, blocks())
+    return Sound(raw.sample_rate, raw.num_channels, seconds, blocks())
 
 
 @contextmanager
-def _open_file(name: str, file: IO[bytes]) -> Iterator[_Sound]:
+def _open_file(name: str, file: IO[bytes]) -> Iterator[Sound]:
     """Open a searchable file with libsndfile, or else with PyAV."""
-    import soundfile
-
     file.seek(0)
-    head = file.read(16)
-    container = container_name(head)
+    container = container_name(file.read(CONTAINER_BYTES))
+    refusal = None
     try:
         if container is None:
-            with _open_soundfile(name, file, head) as sound:
+            with open_sndfile(file) as sound:
                 yield sound
             return
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.rstrip(".")
-        if error.code != _UNRECOGNISED_FORMAT:
-            raise AudioError(f"{name}: truncated or damaged ({reason})") from error
-        wanted = "wanted wav, flac, ogg, opus, mp3, or m4a, mp4, webm, mkv, aac with `media`"
-        raise AudioError(f"{name}: is in no known sound format, {wanted}") from error
+    except SndfileError as error:
+        refusal = AudioError(f"{name}: {error}")
+        if not error.unknown:
+            raise refusal from error
     try:
-        with open_media(file) as media:
-            yield _Sound(media.sample_rate, media.num_channels, media.seconds, media.blocks)
+        with open_media(file) as sound:
+            container, refusal = container or "sound", None
+            yield sound
     except MediaError as error:
-        raise AudioError(f"{name}: {container}: {error}") from error
-
-
-@contextmanager
-def _open_soundfile(name: str, file: IO[bytes], head: bytes) -> Iterator[_Sound]:
-    import soundfile
-
-    # libsndfile's MP3 decoder writes warnings of its own to the process's stderr.
-    muted = _muted if head[:2] == b"ID" or head[:1] == b"\xff" else nullcontext
-    counted = headers.has_xing_frame(file)
-    if headers.ends_inside_ogg_page(file):
-        raise AudioError(f"{name}: truncated: ends inside an Ogg page")
-    source = _repaired_wav(name, file)
-    file.seek(0)
-    with muted():
-        # The descriptor, not the name: soundfile would take the format from ".raw".
-        sound = soundfile.SoundFile(source or file.fileno(), closefd=source is not None)
-    with sound:
-        rate, channels = int(sound.samplerate), int(sound.channels)
-        # soundfile seeks after every read, which fails at the end of streamed FLAC.
-        sound.seekable = lambda: False
-        streamed = sound.frames >= 1 << 62  # FLAC that does not tell
-        known = not streamed and (counted or sound.format != "MP3")
-
-        def blocks() -> Iterator[Waveform]:
-            size, found = max(1, _BLOCK_SAMPLES // channels), 0
-            while True:
-                buffer = np.empty((size, channels), dtype=np.float32)
-                with muted():
-                    block = sound.read(out=buffer)
-                if not len(block):
-                    break
-                found += len(block)
-                yield block
-            slack = _MP3_SLACK_SECONDS * rate if sound.format == "MP3" else 0
-            if known and found + slack < sound.frames:
-                raise _truncated(name, found / rate, sound.frames / rate)
-
-        yield _Sound(rate, channels, sound.frames / rate if known else None, blocks())
-
-
-@contextmanager
-def _muted() -> Iterator[None]:
-    """Close the process's stderr for a moment, one thread at a time."""
-    if sys.stderr is None:  # closed by whoever started the program
-        yield
-        return
-    with _STDERR:
-        sys.stderr.flush()
-        kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(null, 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(null)
+        # What neither knows may be anything: then what FFmpeg thinks of it does not help.
+        raise (refusal or AudioError(f"{name}: {container}: {error}")) from error
 
 
 def _check_file(path: str | os.PathLike[str], *, pipes: bool = False) -> None:
-    place = Path(path)
+    place, name = Path(path), _name(path)
     if not place.exists():
-        raise AudioError(f"{path}: no such file")
+        raise AudioError(f"{name}: no such file")
     if place.is_dir():
-        raise AudioError(f"{path}: is a folder, wanted a sound file")
+        raise AudioError(f"{name}: is a folder, wanted a sound file")
     if not (place.is_file() or (pipes and place.is_fifo())):
-        raise AudioError(f"{path}: is not a regular file, wanted a sound file")
+        raise AudioError(f"{name}: is not a regular file, wanted a sound file")
     if place.is_file() and place.stat().st_size == 0:
-        raise AudioError(f"{path}: is empty (0 bytes), wanted a sound file")
+        raise AudioError(f"{name}: is empty (0 bytes), wanted a sound file")
 
 
-def _one_channel(name: str, sound: _Sound, channel: int | None) -> Iterator[Waveform]:
+def _one_channel(name: str, sound: Sound, channel: int | None) -> Iterator[Waveform]:
     """Yield (n,) blocks of one channel or of the mean of all, checked."""
     found = 0
     for block in sound.blocks:
         wanted = block if channel is None else block[:, channel - 1 : channel]
-        mono = wanted.mean(axis=1, dtype=np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # complained about below, in our words
+            mono = wanted.mean(axis=1, dtype=np.float32)
         _check_values(name, mono, found, sound.sample_rate)
         found += len(mono)
         yield mono
@@ -379,24 +321,3 @@ def _check_values(name: str, waveform: Waveform, start: int, rate: int) -> None:
         raise AudioError(
             f"{name}: samples reach {peak:g}, wanted -1..1 (integers stored as floats?)"
         )
-
-
-def _repaired_wav(name: str, file: IO[bytes]) -> headers.RepairedWav | None:
-    """Check the length of a WAV file; return it read to its end where its header knows less."""
-    data = headers.find_wav_data(file)
-    if data is None:
-        return None
-    if data.truncated:
-        rate = max(data.bytes_per_second, 1)
-        raise _truncated(name, data.found / rate, data.declared / rate)
-    if data.unfinished and data.found > 0:
-        return headers.RepairedWav(file, data)
-    return None
-
-
-def _truncated(name: str, found: float, declared: float) -> AudioError:
-    # Enough decimals to see the difference when only a few samples are missing.
-    digits = 2 if declared - found >= 0.01 else 6
-    return AudioError(
-        f"{name}: truncated: found {found:.{digits}f} s, header says {declared:.{digits}f} s"
-    )

@@ -22,16 +22,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asr.arguments import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, Parser, complain
 from asr.manifest import Utterance, read_manifest
-from asr.options import (
-    EXIT_ERROR,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    Parser,
-    add_model_arguments,
-    complain,
-    load_from_arguments,
-)
+from asr.options import add_model_arguments, load_from_arguments
 from asr.recognizer import Recognizer
 from asr.report import (
     describe_machine,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asr.align import WordSpan, align_words, label_seconds
+from asr.align import WordSpan, align_words, label_seconds, measure_loudness
 from asr.confidence import ConfidenceModel, word_features
 from asr.config import SearchConfig
 from asr.ctc import CTCPrefixScorer, greedy_decode
@@ -65,6 +65,19 @@ class Recognition:
 
 
 @torch.inference_mode()
+def encode_batch(
+    model: SpeechModel, features: LogMel, waveform: Tensor, num_samples: Tensor
+) -> EncoderOutput:
+    """Encode a batch once, for `decode_batch` to decode in several ways; arguments as there."""
+    was_training = model.training
+    model.eval()
+    try:
+        return model.encode(*features(waveform, num_samples))
+    finally:
+        model.train(was_training)
+
+
+@torch.inference_mode()
 def decode_batch(
     model: SpeechModel,
     features: LogMel,
@@ -76,6 +89,7 @@ def decode_batch(
     confidence: ConfidenceModel | None = None,
     *,
     words: bool = False,
+    encoded: EncoderOutput | None = None,
 ) -> list[Recognition]:
     """Recognise a batch of short recordings.
 
@@ -94,6 +108,7 @@ def decode_batch(
         confidence: Says how sure the words are. Without it, that is CTC's own opinion: the mean
             probability of a word's characters on the best path, which is no calibrated one.
         words: Whether to find the times and confidences of words.
+        encoded: What `encode_batch` made of the batch, where it is decoded in several ways.
 
     Returns:
         B results.
@@ -108,7 +123,8 @@ def decode_batch(
     was_training = model.training
     model.eval()
     try:
-        encoded = model.encode(*features(waveform, num_samples))
+        if encoded is None:
+            encoded = model.encode(*features(waveform, num_samples))
         seconds = num_samples / features.config.sample_rate
         # One more, so that even the shortest sound may be a character.
         max_tokens = (seconds * search.max_chars_per_second).long() + 1
@@ -120,7 +136,8 @@ def decode_batch(
             duration = [count / features.config.sample_rate for count in num_samples.tolist()]
             log_probs, lengths = model.ctc_log_probs(encoded)
             step = label_seconds(model, features)
-            spans = align_words(log_probs, lengths, texts, tokenizer, duration, step)
+            loudness = measure_loudness(waveform, num_samples, features.config.sample_rate)
+            spans = align_words(log_probs, lengths, texts, tokenizer, duration, step, loudness)
             said = _judge_words(model, encoded, spans, tokenizer, language_model, confidence)
     finally:
         model.train(was_training)

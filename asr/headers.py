@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
@@ -19,7 +19,10 @@ _WAV_ENCODINGS = {
     (1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le",
     (3, 32): "f32le", (3, 64): "f64le", (6, 8): "alaw", (7, 8): "mulaw",
 }  # fmt: skip
-_EXTENSIBLE = 0xFFFE
+_EXTENSIBLE, _MPEG, _MP3 = 0xFFFE, 0x0050, 0x0055
+_PLAIN = (1, 3, _EXTENSIBLE)  # tags of samples that are not compressed
+_MOST_CHUNKS = 10_000  # of a file; zeros would be taken for empty chunks for hours
+_W64_CHUNK = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # behind the four letters of its names
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,8 @@ def find_wav_data(file: IO[bytes]) -> WavData | None:
     if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
         return None
     riff_size = int.from_bytes(head[4:8], "little")
-    bytes_per_second, place = 0, 12
-    while place + 8 <= file_size:
-        file.seek(place)
-        name, size = struct.unpack("<4sI", file.read(8))
-        place += 8
+    bytes_per_second = 0
+    for name, place, size in _riff_chunks(file, file_size):
         if name == b"fmt ":
             bytes_per_second = int.from_bytes(file.read(16)[8:12], "little")
         if name == b"data":
@@ -79,18 +79,98 @@ def find_wav_data(file: IO[bytes]) -> WavData | None:
             if not unfinished and 8 + riff_size <= end < file_size:
                 unfinished = not _are_chunks(file, end, file_size)
             return WavData(place, size, file_size - place, bytes_per_second, unfinished)
-        place += size + size % 2
     return None
+
+
+def _riff_chunks(
+    file: IO[bytes], file_size: int, form: str = "<4sI", place: int = 12
+) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, first byte and size of the chunks behind `place`, with the file at that byte."""
+    header = struct.calcsize(form)
+    for _ in range(_MOST_CHUNKS):
+        if place + header > file_size:
+            break
+        file.seek(place)
+        name, size = struct.unpack(form, file.read(header))
+        yield name, place + header, size
+        place += header + max(size, 0) + size % 2
+
+
+def count_sample_bytes(file: IO[bytes]) -> tuple[int, int] | None:
+    """Return how many bytes of samples there are and should be, in AIFF, AU, CAF, RF64 and W64.
+
+    libsndfile reads what is there of these. None where the header does not tell.
+    """
+    file_size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    head = file.read(40)
+    place, size = 0, -1
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        place, size = _find_chunk(_riff_chunks(file, file_size, ">4sI"), b"SSND")
+    elif head[:4] == b"caff":
+        place, size = _find_chunk(_riff_chunks(file, file_size, ">4sq", 8), b"data")
+    elif head[:4] in (b"RF64", b"BW64") and head[12:16] == b"ds64" and len(head) >= 36:
+        place, size = _find_chunk(_riff_chunks(file, file_size), b"data")
+        if size == 0xFFFFFFFF:
+            return file_size - place, int.from_bytes(head[28:36], "little")
+    elif head[:4] in (b".snd", b"dns.") and len(head) >= 12:
+        place, size = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
+    elif head[:4] == b"riff" and head[24:28] == b"wave":
+        place, size = _find_chunk(_w64_chunks(file, file_size), b"data")
+    if size <= 0 or (size < 1 << 32 and _is_unknown(size)):
+        return None
+    return max(file_size - place, 0), size
+
+
+def _find_chunk(chunks: Iterator[tuple[bytes, int, int]], wanted: bytes) -> tuple[int, int]:
+    """Return the first byte and the size of the first chunk of a name; without one, no size: -1."""
+    return next(((place, size) for name, place, size in chunks if name == wanted), (0, -1))
+
+
+def _w64_chunks(file: IO[bytes], file_size: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, first byte and size of the chunks of a W64 file."""
+    place = 40
+    for _ in range(_MOST_CHUNKS):
+        if place + 24 > file_size:
+            break
+        file.seek(place)
+        head = file.read(24)
+        if head[4:16] != _W64_CHUNK:
+            break
+        size = int.from_bytes(head[16:], "little")  # of its header too
+        yield head[:4], place + 24, size - 24
+        place += max(size, 24) + -size % 8
+
+
+def find_wav_tag(file: IO[bytes]) -> int | None:
+    """Return the number of the encoding of a WAV file, None for other files."""
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return None
+    for name, _, _ in _riff_chunks(file, os.fstat(file.fileno()).st_size):
+        if name == b"fmt ":
+            return int.from_bytes(file.read(2), "little")
+    return None
+
+
+def is_compressed_wav(file: IO[bytes]) -> bool:
+    """Tell whether the samples of a WAV file are compressed, in whatever way."""
+    return find_wav_tag(file) not in (None, *_PLAIN)
+
+
+def holds_mpeg(file: IO[bytes]) -> bool:
+    """Tell whether libsndfile's MP3 decoder will read it: an MP3 file, or MP3 in WAV."""
+    file.seek(0)
+    head = file.read(2)
+    return head == b"ID" or head[:1] == b"\xff" or find_wav_tag(file) in (_MPEG, _MP3)
 
 
 def _are_chunks(file: IO[bytes], place: int, end: int) -> bool:
     """Tell whether what follows the samples is further chunks, and not samples that came later."""
-    while place + 8 <= end:
-        file.seek(place)
-        name, size = struct.unpack("<4sI", file.read(8))
-        if not all(0x20 <= byte < 0x7F for byte in name) or place + 8 + size > end:
+    for name, start, size in _riff_chunks(file, end, place=place):
+        if not all(0x20 <= byte < 0x7F for byte in name) or start + size > end:
             return False
-        place += 8 + size + size % 2
     return True
 
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import IO, Literal
 
+from asr.names import printable
 from asr.raw import RawFormat
 
 SUFFIXES = frozenset(  # of the files that are taken from folders
     ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64 .m4a .m4b .mp4 .m4v .mov .webm "
-    ".mkv .mka .aac .ac3 .avi .wma .wmv .3gp .amr .flv .mpg .mpeg .wv".split()
+    ".mkv .mka .aac .ac3 .avi .wma .wmv .3gp .amr .flv .mpg .mpeg .wv .aifc .snd .mp2 .ape .tta "
+    ".mts .m2ts .ogv".split()
 )
 STDIN = "-"
 
@@ -44,8 +46,9 @@ class Input:
 
     @property
     def name(self) -> str:
-        """What a user calls it; with its channel, if it is one of several."""
-        return self.source if self.channel is None else f"{self.source} channel {self.channel}"
+        """What a user calls it, in one line; with its channel, if it is one of several."""
+        name = self.source if self.path == STDIN else printable(self.path)
+        return name if self.channel is None else f"{name} channel {self.channel}"
 
     @property
     def is_pipe(self) -> bool:
@@ -111,15 +114,32 @@ def _find(name: str) -> Iterator[Input]:
 
 def _in_folder(folder: str) -> Iterator[Input]:
     found = False
+    visited = {_identity(folder)}  # a link may lead back to where it is
     for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = sorted(name for name in folders if not name.startswith("."))
+        folders.clear()
+        for name in names:
+            if (identity := _identity(os.path.join(root, name))) not in visited:
+                visited.add(identity)
+                folders.append(name)
         for file in sorted(files):
             path = Path(root, file)
+            if os.path.exists(path) and not os.path.isfile(path):
+                continue  # a named pipe would wait for somebody to write into it
             if path.suffix.lower() in SUFFIXES and not file.startswith("."):
                 found = True
                 yield Input(str(path), path.relative_to(folder))
     if not found:
         raise InputError(f"{folder}: found no sound file in this folder, wanted at least one")
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    """Return what tells a folder from others, whatever it is called."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return (0, 0)  # gone in the meantime
+    return status.st_dev, status.st_ino
 
 
 def read_list(path: str) -> list[str]:
@@ -159,10 +179,13 @@ def choose_channels(
         if item.is_pipe:
             raise InputError(f"--channel all: {item.name} can be read only once, wanted a file")
         try:
-            with open_audio(item.path, raw=raw) as stream:
-                channels = range(1, stream.num_channels + 1)
+            if raw is not None:
+                count = raw.num_channels
+            else:
+                with open_audio(item.path) as stream:
+                    count = stream.num_channels
         except AudioError:
             result.append(item)  # its turn to complain comes
             continue
-        result += [replace(item, channel=number) for number in channels]
+        result += [replace(item, channel=number) for number in range(1, count + 1)]
     return result

@@ -18,12 +18,16 @@ import os
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from asr.arguments import EXIT_ERROR, Parser
 from asr.audio import AudioError, audio_duration
 from asr.config import Config, DataConfig, load_config
 from asr.corpus import Recording, find_recordings, pick_groups, read_table
@@ -64,17 +68,27 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     Raises:
         ManifestError: the file cannot be read, or a line is not JSON or lacks a key.
     """
-    place = Path(path)
-    try:
-        content = place.read_bytes()
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
-    utterances = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            values = parse_object(line, f"{path}, line {number}")
-            utterances.append(to_utterance(values, str(place.parent), f"{path}, line {number}"))
-    return utterances
+    return list(ManifestFile(path))
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """The utterances of a manifest, read as they are wanted: a line at a time, each time anew."""
+
+    path: str | os.PathLike[str]
+
+    def __iter__(self) -> Iterator[Utterance]:
+        """Yield the utterances; errors as of `read_manifest`."""
+        folder = str(Path(self.path).parent)
+        try:
+            with open(self.path, "rb") as file:
+                for number, line in enumerate(file, start=1):
+                    where = f"{self.path}, line {number}"
+                    content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                    if content.strip():
+                        yield to_utterance(parse_object(content, where), folder, where)
+        except OSError as error:
+            raise ManifestError(f"{self.path}: cannot be read ({error.strerror})") from error
 
 
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
@@ -197,12 +211,12 @@ def reason_to_skip(utterance: Utterance, data: DataConfig) -> str:
 
 
 def check_utterances(
-    utterances: Sequence[Utterance], config: Config, max_files: int = 0
+    utterances: Iterable[Utterance], config: Config, max_files: int = 0
 ) -> dict[str, list[str]]:
     """Look for what would harm training.
 
     Args:
-        utterances: Of one manifest.
+        utterances: Of one manifest; they may be asked for several times.
         config: Alphabet, limits, and the network whose CTC must fit a text into its frames.
         max_files: Look into at most so many sound files, evenly spread; 0 looks into all.
 
@@ -213,49 +227,74 @@ def check_utterances(
     model = config.model
     subsampling = 2 ** (len(model.conv_channels) + len(model.pyramid_layers))
     labels = model.ctc_labels_per_frame / (config.features.shift_seconds * subsampling)
-    ids: dict[str, str] = {}
-    paths: dict[str, str] = {}
-    distance = math.ceil(len(utterances) / max_files) if max_files else 1
+    distance = math.ceil(sum(1 for _ in utterances) / max_files) if max_files else 1
     for index, utterance in enumerate(utterances):
-        name, path = utterance.id, utterance.audio_filepath
+        name, seconds = utterance.id, utterance.duration
         prepared = prepare_text(utterance, config.data)
         if reason := reason_to_skip(prepared, config.data):
             foreign = "".join(sorted(set(prepared.text) - set(config.data.alphabet)))
             problems[f"skipped: {reason}"].append(f"{name} {foreign}".rstrip())
-        seconds = utterance.duration
         if index % distance == 0:
             try:
-                seconds = audio_duration(path)
+                seconds = audio_duration(utterance.audio_filepath)
             except AudioError as error:
                 problems["skipped: audio that cannot be read"].append(str(error))
         if abs(seconds - utterance.duration) > _DURATION_TOLERANCE:
             line = f"{name}: manifest says {utterance.duration:.2f} s, the file {seconds:.2f} s"
             problems["wrong duration"].append(line)
-        text = prepared.text
-        needed = len(text) + sum(a == b for a, b in pairwise(text))
-        if needed > seconds * labels:
-            line = f"{name}: {len(text)} characters in {seconds:.2f} s"
+        count = len(prepared.text)
+        if count + sum(a == b for a, b in pairwise(prepared.text)) > seconds * labels:
+            line = f"{name}: {count} characters in {seconds:.2f} s"
             problems["text too long for its audio: CTC leaves it out"].append(line)
-        if name in ids:
-            problems["the same id twice"].append(f"{name}: {ids[name]} and {path}")
-        if path in paths:
-            problems["the same recording twice"].append(f"{path}: {paths[path]} and {name}")
-        ids[name], paths[path] = path, name
+    for first, second in _find_twice(utterances, "id"):
+        line = f"{second.id}: {first.audio_filepath} and {second.audio_filepath}"
+        problems["the same id twice"].append(line)
+    for first, second in _find_twice(utterances, "audio_filepath"):
+        line = f"{second.audio_filepath}: {first.id} and {second.id}"
+        problems["the same recording twice"].append(line)
     return dict(problems)
 
 
-def check_overlap(manifests: Mapping[str, Sequence[Utterance]]) -> dict[str, list[str]]:
+def _find_twice(
+    utterances: Iterable[Utterance], attribute: str
+) -> Iterator[tuple[Utterance, Utterance]]:
+    """Yield each utterance that shares an attribute with one before, after the last such.
+
+    Of a million utterances, only hashes are kept: 8 bytes each.
+    """
+    hashes = np.sort(_hashes(utterances, attribute))
+    shared = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    before: dict[str, Utterance] = {}
+    for utterance in utterances if shared else ():
+        value = getattr(utterance, attribute)
+        if hash(value) in shared:
+            if value in before:
+                yield before[value], utterance
+            before[value] = utterance
+
+
+def _hashes(utterances: Iterable[Utterance], attribute: str) -> npt.NDArray[np.int64]:
+    return np.fromiter((hash(getattr(u, attribute)) for u in utterances), np.int64)
+
+
+def check_overlap(manifests: Mapping[str, Iterable[Utterance]]) -> dict[str, list[str]]:
     """Look for what several manifests share, as train and test never should.
+
+    Args:
+        manifests: The utterances of each, at least one; they may be asked for several times.
 
     Returns:
         For each kind of problem a line for each thing shared.
     """
     problems: dict[str, list[str]] = defaultdict(list)
     for attribute, kind in (("speaker", "speaker"), ("audio_filepath", "recording")):
+        unique = [np.unique(_hashes(every, attribute)) for every in manifests.values()]
+        hashes, counts = np.unique(np.concatenate(unique), return_counts=True)
+        shared = set(hashes[counts > 1].tolist()) - {hash("")}
         places: dict[str, set[str]] = defaultdict(set)
-        for name, utterances in manifests.items():
+        for name, utterances in manifests.items() if shared else ():
             for utterance in utterances:
-                if value := getattr(utterance, attribute):
+                if hash(value := getattr(utterance, attribute)) in shared:
                     places[value].add(name)
         for value, names in places.items():
             if len(names) > 1:
@@ -317,14 +356,24 @@ def split_utterances(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program: 0 if all is well, 1 if a check found something, 2 after an error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asr.manifest", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    options = make_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = _check if options.command == "check" else _create
+    try:
+        return run(options)
+    except (ValueError, OSError) as error:
+        print(f"asr.manifest: {error}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def make_parser() -> Parser:
+    """Return the parser of the program's options."""
+    parser = Parser(prog="python -m asr.manifest", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="look for what would harm training")
     check.add_argument("manifests", nargs="+", metavar="MANIFEST")
-    check.add_argument("--config", help="TOML file of the training (default: the defaults)")
+    check.add_argument(
+        "--config", metavar="FILE", help="TOML file of the training (default: the defaults)"
+    )
     create = commands.add_parser("create", help="make a manifest of recordings")
     create.add_argument("folder", type=Path, metavar="FOLDER", help="where sound files lie")
     create.add_argument("--output", type=Path, required=True, metavar="MANIFEST")
@@ -340,18 +389,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument(
             "--examples", type=int, default=5, metavar="N", help="shown of each kind"
         )
-    options = parser.parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = _check if options.command == "check" else _create
-    try:
-        return run(options)
-    except (ValueError, OSError) as error:
-        print(f"asr.manifest: {error}", file=sys.stderr)
-        return 2
+    return parser
 
 
 def _check(options: argparse.Namespace) -> int:
     config = load_config(options.config)
-    manifests = {path: read_manifest(path) for path in options.manifests}
+    manifests = {path: ManifestFile(path) for path in options.manifests}
     found = 0
     for path, utterances in manifests.items():
         _print_summary(path, utterances)
@@ -383,10 +426,12 @@ def _create(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_summary(path: str | Path, utterances: Sequence[Utterance]) -> None:
-    hours = sum(utterance.duration for utterance in utterances) / 3600
-    speakers = len({utterance.speaker for utterance in utterances} - {""})
-    print(f"{path}: {len(utterances)} utterances, {hours:.2f} h, {speakers} speakers")
+def _print_summary(path: str | Path, utterances: Iterable[Utterance]) -> None:
+    count, seconds, speakers = 0, 0.0, {""}
+    for count, utterance in enumerate(utterances, start=1):  # noqa: B007  it is printed
+        seconds += utterance.duration
+        speakers.add(utterance.speaker)
+    print(f"{path}: {count} utterances, {seconds / 3600:.2f} h, {len(speakers) - 1} speakers")
 
 
 def print_problems(problems: Mapping[str, Sequence[str]], examples: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import IO, Any
 
 import numpy as np
@@ -30,7 +31,11 @@ _MAGIC = {  # offset, bytes
     "mpeg": (0, b"\x00\x00\x01\xba"),
     "ac3": (0, b"\x0b\x77"),
     "wv": (0, b"wvpk"),
+    "tta": (0, b"TTA1"),
+    "ape": (0, b"MAC "),
 }
+_SYNC = 0x47  # of MPEG transport streams: the first of each 188 bytes, or 192 with a time stamp
+CONTAINER_BYTES = 200  # that tell a container from others
 
 
 class MediaError(ValueError):
@@ -38,8 +43,8 @@ class MediaError(ValueError):
 
 
 @dataclass(frozen=True)
-class Media:
-    """The first sound of an open container.
+class Sound:
+    """What a decoder finds in an open file.
 
     Attributes:
         sample_rate: Hz.
@@ -55,18 +60,22 @@ class Media:
 
 
 def container_name(head: bytes) -> str | None:
-    """Return which container begins with these (at least 12) bytes, if it is one of PyAV's."""
+    """Return which container begins with these `CONTAINER_BYTES`, if it is one of PyAV's."""
     for name, (offset, magic) in _MAGIC.items():
         if head[offset : offset + len(magic)] == magic:
             return name
     # ADTS: twelve ones, and a layer of 0, which no MP3 has.
     if len(head) > 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "aac"
-    return None
+    for offset, size in ((0, 188), (4, 192)):
+        if len(head) > offset + size and head[offset] == head[offset + size] == _SYNC:
+            return "ts"
+    # MIDI's dumps of samples: libsndfile writes what it thinks of them to standard output.
+    return "sds" if head[:2] == b"\xf0\x7e" else None
 
 
 @contextmanager
-def open_media(file: IO[bytes]) -> Iterator[Media]:
+def open_media(file: IO[bytes]) -> Iterator[Sound]:
     """Open a container, a searchable file, with PyAV.
 
     Raises:
@@ -90,7 +99,7 @@ def open_media(file: IO[bytes]) -> Iterator[Media]:
             rate, channels = first.sample_rate, first.layout.nb_channels
             seconds = _seconds(container)
             blocks = _blocks(av, first, frames, seconds)
-            yield Media(rate, channels, seconds, blocks)
+            yield Sound(rate, channels, seconds, blocks)
     except (av.error.FFmpegError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError(f"truncated or damaged ({reason})") from error
@@ -99,13 +108,20 @@ def open_media(file: IO[bytes]) -> Iterator[Media]:
 def _blocks(
     av: Any, first: Any, frames: Iterator[Any], seconds: float | None
 ) -> Iterator[npt.NDArray[np.float32]]:
-    # The decoder may change its mind about rate or channels; the resampler holds the first ones.
-    resampler = av.AudioResampler(format="fltp", layout=first.layout, rate=first.sample_rate)
-
     def resampled() -> Iterator[Any]:
-        yield from resampler.resample(first)
-        for frame in frames:
+        # A stream may change its rate or channels on the way, as HE-AAC and broadcasts do; all
+        # becomes what it was at first. A resampler takes only one kind of frame.
+        kind = resampler = None
+        for frame in chain([first], frames):
+            if kind != (frame.format.name, frame.layout.name, frame.sample_rate):
+                if resampler is not None:
+                    yield from resampler.resample(None)
+                kind = frame.format.name, frame.layout.name, frame.sample_rate
+                resampler = av.AudioResampler("fltp", first.layout, first.sample_rate)
+            assert resampler is not None
+            frame.pts = None  # damaged time stamps are none of its business
             yield from resampler.resample(frame)
+        assert resampler is not None
         yield from resampler.resample(None)
 
     rate, found = first.sample_rate, 0

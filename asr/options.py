@@ -1,16 +1,14 @@
-"""What the programs share: the options that choose a model, a search and a device; exit codes."""
+"""The options by which programs choose a model, a search and a device."""
 
 # torch is imported where it is used: it takes more than a second, for which neither --help nor a
 # mistyped option should wait.
 from __future__ import annotations
 
 import argparse
-import difflib
-import math
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from asr.arguments import number, positive
 
 if TYPE_CHECKING:
     from asr.checkpoint import ModelBundle
@@ -36,30 +34,7 @@ PRESETS = {
     ),
 }
 
-EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 0, 2, 130, 141
-
-
 MAX_THREADS = 1024  # far more would take for ever to start
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong, and names the nearest option."""
-
-    def __init__(self, **settings: Any) -> None:
-        # An abbreviation that works today may be ambiguous tomorrow.
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and end the program."""
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            option = unknown.split()[0].split("=")[0]
-            near = difflib.get_close_matches(option, self._option_string_actions, 1, 0.5)
-            message = f"found unknown option {option}"
-            message += f", did you mean {near[0]}?" if near else ""
-        complain(f"{message} (--help lists the options)")
-        raise SystemExit(EXIT_ERROR)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,19 +60,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--ctc-weight",
-        type=_number("a number from 0 to 1", 0.0, 1.0),
+        type=number("a number from 0 to 1", 0.0, 1.0),
         metavar="W",
         help="share of CTC in the beam search, 0 to 1; the decoder has the rest",
     )
     group.add_argument(
         "--length-bonus",
-        type=_number("a number"),
+        type=number("a number"),
         metavar="X",
         help="added to a path's score for each character, in nats: longer texts for higher values",
     )
     group.add_argument(
         "--lm-weight",
-        type=_number("a number from 0 to 1", 0.0, 1.0),
+        type=number("a number from 0 to 1", 0.0, 1.0),
         metavar="W",
         help="weight of the language model in the beam search, 0 to 1; 0 is without",
     )
@@ -108,7 +83,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--hotword-weight",
-        type=_number("a number of at least 0", 0.0),
+        type=number("a number of at least 0", 0.0),
         metavar="W",
         help="how much each of their characters is worth, in nats (default: 1.25)",
     )
@@ -135,6 +110,32 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_BEAM_OPTIONS = (
+    "beam_size", "ctc_weight", "lm_weight", "length_bonus", "hotword_weight", "nbest", "hotwords",
+)  # fmt: skip
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse options of `add_model_arguments` that contradict each other, whatever the model is.
+
+    Raises:
+        ValueError: They do.
+    """
+    preset = args.preset.search if args.preset else {}
+    method = args.method or preset.get("method")
+    of_beam = _beam_options(args)
+    if of_beam and method in ("greedy", "ctc"):
+        option = of_beam[0].replace("_", "-")
+        raise ValueError(f"--{option}: found beside the method {method}, wanted the beam search")
+    if args.hotword_weight is not None and args.hotwords is None:
+        raise ValueError("--hotword-weight: found no --hotwords, wanted the words it is for")
+
+
+def _beam_options(args: argparse.Namespace) -> list[str]:
+    """Return which options of the beam search were given."""
+    return [name for name in _BEAM_OPTIONS if getattr(args, name) is not None]
+
+
 def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchConfig]:
     """Load the model that the options of `add_model_arguments` name, and its search settings.
 
@@ -147,14 +148,11 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    names = ("beam_size", "ctc_weight", "lm_weight", "length_bonus", "hotword_weight", "nbest")
-    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    check_arguments(args)
+    of_beam = _beam_options(args)
+    chosen = {name: getattr(args, name) for name in of_beam}
     preset: dict[str, Any] = args.preset.search if args.preset else {}
     method = args.method or preset.get("method")
-    of_beam = [*chosen, *(["hotwords"] if args.hotwords is not None else [])]
-    if of_beam and method in ("greedy", "ctc"):
-        option = of_beam[0].replace("_", "-")
-        raise ValueError(f"--{option}: found beside the method {method}, wanted the beam search")
     is_beam = method in (None, "beam")
     bundle = load_model(args.model, choose_device(args.device), language_model=is_beam)
     search = bundle.config.search
@@ -188,36 +186,8 @@ def choose_device(name: str) -> str:
     return "cuda" if has_gpu else "cpu"
 
 
-def complain(message: object) -> None:
-    """Write one line about a user's error to stderr."""
-    print("asr:", str(message).replace("\n", " "), file=sys.stderr, flush=True)
-
-
-def positive(text: str) -> int:
-    """Read the value of an option: a whole number above 0."""
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number above 0")
-    return number
-
-
 def _threads(text: str) -> int:
-    number = positive(text)
-    if number > MAX_THREADS:
+    threads = positive(text)
+    if threads > MAX_THREADS:
         raise argparse.ArgumentTypeError(f"found {text}, wanted at most {MAX_THREADS}")
-    return number
-
-
-def _number(wanted: str, low: float = -math.inf, high: float = math.inf) -> Callable[[str], float]:
-    """Return what reads the value of an option: a finite number from ``low`` to ``high``."""
-
-    def read(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not (math.isfinite(number) and low <= number <= high):
-            raise argparse.ArgumentTypeError(f"found {text!r}, wanted {wanted}")
-        return number
-
-    return read
+    return threads

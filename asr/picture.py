@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ class PlotError(ValueError):
 
 def plot_transcript(
     path: str | Path,
-    waveform: Waveform,
+    pieces: Sequence[tuple[Segment, Waveform]],
     transcript: Transcript,
     model: SpeechModel,
     features: LogMel,
@@ -40,15 +41,18 @@ def plot_transcript(
     *,
     title: str = "",
 ) -> None:
-    """Draw the pieces of a recording, one below the other, whole or not at all.
+    """Draw the first pieces of a recording, one below the other, whole or not at all.
 
-    Of each, the log-mel spectrogram; its words at their times, with their confidence as colour;
-    and where the decoder looks for each character (a row, from the first above to the last).
+    They are the ones that were recognised, so that neither is the recording read again nor kept in
+    memory, however long it is; the title says which part of it is drawn. Of each piece, the log-mel
+    spectrogram; its words at their times, with their confidence as colour; and where the decoder
+    looks for each character (a row, from the first above to the last).
 
     Args:
         path: File to write; its suffix says what: png, svg, pdf.
-        waveform: (N,) the recording at the features' sample rate, in -1..1.
-        transcript: With words. Of more than `MAX_SEGMENTS` pieces, the first are drawn.
+        pieces: The first segments that have words, at most `MAX_SEGMENTS` of them, each with its
+            own sound (N,) at the features' sample rate, in -1..1.
+        transcript: Of the whole recording.
         model: The network.
         features: Its features.
         tokenizer: Its characters.
@@ -60,24 +64,19 @@ def plot_transcript(
     """
     figure_class = check_picture(path)
     suffix = Path(path).suffix.lstrip(".").lower()
-    segments = [segment for segment in transcript.segments if segment.words]
-    if not segments:
+    shown = [piece for piece in pieces if piece[0].words][:MAX_SEGMENTS]
+    if not shown:
         raise PlotError(f"{path}: found no words in the transcript, wanted some to draw")
-    shown = segments[:MAX_SEGMENTS]
-    longest = max(segment.end - segment.start for segment in shown)
+    longest = max(segment.end - segment.start for segment, _ in shown)
     width = min(max(_INCHES_PER_SECOND * longest, _MIN_INCHES), _MAX_INCHES)
     height = (sum(_HEIGHTS) + 0.75) * len(shown) + 0.6
     figure = figure_class((width, height), layout="constrained")
-    if len(shown) < len(segments):
-        title = f"{title} (the first {len(shown)} of {len(segments)} pieces)".lstrip()
+    title = ", ".join(filter(None, (title, what_is_drawn(len(shown), shown[-1][0], transcript))))
     if title:
         figure.suptitle(title, fontsize=12, color=_INK, x=0.01, ha="left")
-    rate = features.config.sample_rate
-    for part, segment in zip(
-        figure.subfigures(len(shown), 1, squeeze=False)[:, 0], shown, strict=True
-    ):
-        first, last = round(segment.start * rate), round(segment.end * rate)
-        piece = torch.as_tensor(waveform[first:last])
+    parts = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
+    for part, (segment, waveform) in zip(parts, shown, strict=True):
+        piece = torch.as_tensor(waveform)
         _draw_segment(part, segment, piece, model, features, tokenizer, longest)
     temporary = Path(path).with_name(f".{Path(path).name[:200]}.tmp")
     try:
@@ -85,6 +84,23 @@ def plot_transcript(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def what_is_drawn(count: int, last: Segment, transcript: Transcript) -> str:
+    """Say which part of a recording the first `count` pieces are; nothing where they are all."""
+    pieces = sum(bool(segment.words) for segment in transcript.segments)
+    if count >= pieces:
+        return ""
+    return (
+        f"the first {count} of {pieces} pieces of speech, "
+        f"to {_clock(last.end)} of {_clock(transcript.duration)}"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def check_picture(path: str | Path) -> type[Figure]:

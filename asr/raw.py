@@ -73,19 +73,39 @@ def parse_raw_format(text: str) -> RawFormat:
     return RawFormat(encoding, *map(int, numbers))
 
 
+def read_whole(file: IO[bytes], count: int) -> bytes:
+    """Read so many bytes, fewer only at the end: a pipe or a socket gives what it has just got.
+
+    Raises:
+        RawError: It gives text, or nothing although it has not ended.
+    """
+    parts: list[bytes] = []
+    while count > 0:
+        content: bytes | str | None = file.read(count)
+        if content is None:
+            raise RawError("has nothing to read yet, wanted a file that waits (blocking)")
+        if isinstance(content, str):
+            raise RawError("gives text, wanted a file that is open in binary mode ('rb')")
+        if not content:
+            break
+        parts.append(content)
+        count -= len(content)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def read_raw(
     file: IO[bytes], raw: RawFormat, size: int | None, frames_each: int
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yield (n, C) blocks in -1..1 from a file that need not be searchable.
 
     Args:
-        file: At its first sample.
+        file: At its first sample; it may give fewer bytes than asked for.
         raw: How they are stored.
         size: Bytes to read; None is to the end.
         frames_each: Length of a block.
 
     Raises:
-        RawError: The file ends inside a sample, or before `size`.
+        RawError: The file ends inside a sample, or before `size`, or as `read_whole`.
     """
     import soundfile
 
@@ -93,7 +113,7 @@ def read_raw(
     left = size
     while True:
         wanted = frames_each * raw.frame_bytes
-        content = file.read(wanted if left is None else min(left, wanted))
+        content = read_whole(file, wanted if left is None else min(left, wanted))
         left = None if left is None else left - len(content)
         if missing := -len(content) % raw.frame_bytes:
             raise RawError(f"truncated: the last sample lacks {missing} bytes")

@@ -91,6 +91,7 @@ class Update:
         total: Seconds in all, where the recording tells.
         result: Once it is finished: its transcript, or why there is none.
         silent: No sound was heard, let alone speech.
+        waveforms: The sound (N,) of each new segment at the model's rate, if asked for.
     """
 
     index: int
@@ -99,6 +100,7 @@ class Update:
     total: float | None
     result: Transcript | AudioError | None
     silent: bool
+    waveforms: tuple[Waveform, ...] = ()
 
 
 @dataclass
@@ -123,13 +125,16 @@ class _Job:
             self.silent = self.silent and is_silent(block, sample_rate)
             yield block
 
-    def update(self, segments: Sequence[Segment]) -> Update:
-        """Take new segments."""
+    def update(self, segments: Sequence[Segment], waveforms: Sequence[Waveform]) -> Update:
+        """Take new segments, and the sound of each or none."""
         self.segments += segments
         result: Transcript | AudioError | None = self.error
         if self.finished and result is None:
             result = Transcript(tuple(self.segments), self.heard)
-        return Update(self.index, tuple(segments), self.heard, self.total, result, self.silent)
+        sounds = tuple(waveforms)
+        return Update(
+            self.index, tuple(segments), self.heard, self.total, result, self.silent, sounds
+        )
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,7 @@ class Recognizer:
         words: Give segments their words, with times and confidences.
         batch_seconds: Audio that is decoded at once: more needs more memory.
         max_seconds: Longest piece that is heard as a whole.
+        waveforms: Give updates the sound of their segments, for those who look at it too.
     """
 
     bundle: ModelBundle
@@ -151,6 +157,7 @@ class Recognizer:
     words: bool = True
     batch_seconds: float = BATCH_SECONDS
     max_seconds: float = MAX_SECONDS
+    waveforms: bool = False
 
     @overload
     def transcribe(  # type: ignore[overload-overlap]  # a str is one recording
@@ -258,9 +265,16 @@ class Recognizer:
             )
         )
         for job in jobs:
-            segments = [next(found).to_segment(piece.start, piece.end) for piece in job.pieces]
+            heard = [
+                (next(found).to_segment(piece.start, piece.end), piece.waveform)
+                for piece in job.pieces
+            ]
             job.pieces.clear()
-            yield job.update([segment for segment in segments if self._is_speech(segment)])
+            heard = [pair for pair in heard if self._is_speech(pair[0])]
+            yield job.update(
+                [segment for segment, _ in heard],
+                [waveform for _, waveform in heard] if self.waveforms else [],
+            )
         jobs[:] = [job for job in jobs if not job.finished]
         if pieces:
             _return_freed_memory()

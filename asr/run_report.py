@@ -8,7 +8,6 @@ pictures and the settings (``config.toml``) in ``report/``. Training does so at 
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import statistics
@@ -22,6 +21,7 @@ from typing import Any
 from torch import nn
 
 from asr import distributed, plot
+from asr.arguments import Parser
 from asr.config import Config, config_from_dict, config_to_dict
 from asr.monitor import LOG, PICTURES
 from asr.plot import Curve
@@ -384,10 +384,7 @@ def _duration(seconds: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asr.run_report", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = Parser(prog="python -m asr.run_report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="train.output_dir of a run")
     options = parser.parse_args(arguments)
     for run in options.runs:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from asr.archive import INDEX, SOUNDS
+from asr.arguments import EXIT_ERROR, Parser
 from asr.audio import SAMPLE_RATE, AudioError, audio_duration, load_audio
 from asr.index import ManifestIndex
 from asr.manifest import Utterance
@@ -218,13 +219,19 @@ def _key(place: int, utterance: Utterance) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program: 0 if shards were packed, 2 after an error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asr.shards", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    pack = parser.add_subparsers(dest="command", required=True).add_parser(
-        "pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = make_parser().parse_args(argv)
+    try:
+        return _pack(options)
+    except (ValueError, OSError) as error:
+        print(f"asr.shards: {error}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def make_parser() -> Parser:
+    """Return the parser of the program's options."""
+    parser = Parser(prog="python -m asr.shards", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    pack = commands.add_parser("pack", help="write tar shards", description=__doc__)
     pack.add_argument("manifests", nargs="+", metavar="MANIFEST")
     pack.add_argument("--output", required=True, type=Path, metavar="DIR")
     size = pack.add_mutually_exclusive_group()
@@ -232,12 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     size.add_argument("--shard-mb", type=float, default=0.0, metavar="MB", help="instead")
     pack.add_argument("--format", choices=("flac", "copy"), default="flac")
     pack.add_argument("--shuffle-seed", type=int, default=1, metavar="N")
-    options = parser.parse_args(argv)
-    try:
-        return _pack(options)
-    except (ValueError, OSError) as error:
-        print(f"asr.shards: {error}", file=sys.stderr)
-        return 2
+    return parser
 
 
 def _pack(options: argparse.Namespace) -> int:

@@ -3,7 +3,8 @@
 Subtitles follow what television asks for: at most two lines of 42 characters, some 17 characters a
 second where the speech allows it, no cue shorter than a second or longer than seven. Where cues
 begin and end is chosen for the whole recording at once, by dynamic programming, so that they break
-at pauses and no word is left over alone.
+at pauses and at the ends of clauses, and no word is left over alone. A cue stays a moment after its
+last word, and none is gone for so short a time that the screen only flickers.
 """
 
 from __future__ import annotations
@@ -23,13 +24,36 @@ LINE_CHARACTERS, LINES = 42, 2
 MIN_SECONDS, MAX_SECONDS = 1.0, 7.0  # of a cue
 MIN_GAP_SECONDS = 0.08  # two pictures of a film: without it, a change of text is not noticed
 READING_SPEED = 17.0  # characters a second
+_LINGER_SECONDS = 0.4  # behind the last word, where nothing else follows
+_FLICKER_SECONDS = 0.5  # between two cues: the first stays until the second comes
 
 # What a cut costs, in cues: each cue is 1. Set by reading subtitles of one synthetic text.
 _LONG_PAUSE, _NO_PAUSE_COST = 0.5, 1.5  # a break where there is no pause; free at a long one
-_HARMLESS_PAUSE, _INNER_PAUSE_COST = 0.3, 4.0  # a second of a pause inside a cue
+_HARMLESS_PAUSE, _INNER_PAUSE_COST = 0.2, 4.0  # a second of a pause inside a cue
+_INNER_SENTENCE_COST = 1.2  # a sentence that ends inside a cue
 _LONELY_COST = 0.5  # a single word
 _SHORT_COST = 4.0  # a second that is missing to the shortest cue
 _HASTE_COST = 0.2  # a character a second above the reading speed
+_WEAK_COST = 1.0  # a break behind a word that leans on the next one
+_SENTENCE_ENDS = (".", "!", "?", "…")
+_CLAUSE_SHARE = {**dict.fromkeys(_SENTENCE_ENDS, 0.0), ",": 0.4, ";": 0.2, ":": 0.4}  # of a break
+
+# What a line break costs, in characters by which the lines differ.
+_WEAK_BREAK, _PHRASE_BREAK, _CLAUSE_BREAK, _TOP_HEAVY = 10, -4, -12, 1
+
+# English words that belong to what follows: a break behind them is bad, one before is good for all
+# but the last kind. Without full stops and commas, they are what tells clauses.
+_PHRASE_WORDS = frozenset(
+    "about after against and as at because before between but by during for from if in into like "
+    "nor of on onto or over since so than that though through to under unless until upon when "
+    "where which while who whom whose with within without".split()
+)
+_WEAK_WORDS = _PHRASE_WORDS | frozenset(
+    "a an the this these those my your his her its our their mister missus doctor i he she we they "
+    "you it there am is are was were be been has have had do does did will would shall should can "
+    "could may might must not no very too more most i'm i'll i've i'd he's she's it's we're "
+    "they're you're don't".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +84,10 @@ def make_cues(transcript: Transcript) -> list[Cue]:
         is_last = number + 1 == len(groups)
         limit = transcript.duration if is_last else groups[number + 1][0].start - MIN_GAP_SECONDS
         text = " ".join(word.text for word in group)
-        start = group[0].start
-        wanted = max(group[-1].end, start + MIN_SECONDS, start + len(text) / READING_SPEED)
+        start, last = group[0].start, group[-1].end
+        wanted = max(last + _LINGER_SECONDS, start + MIN_SECONDS, start + len(text) / READING_SPEED)
+        if not is_last and limit - wanted < _FLICKER_SECONDS - MIN_GAP_SECONDS:
+            wanted = limit
         # Times of words may be so close that nothing is left; a cue must still be seen.
         first = max(free, _milliseconds(start))
         end = min(_milliseconds(min(wanted, limit)), first + _milliseconds(MAX_SECONDS))
@@ -128,12 +154,19 @@ def _group(words: Sequence[Word]) -> list[tuple[int, int]]:
 def _fits(group: Sequence[Word], length: int) -> bool:
     if length > LINES * LINE_CHARACTERS + 1 or group[-1].end - group[0].start > MAX_SECONDS:
         return False
-    lines = _lines(" ".join(word.text for word in group)) if length > LINE_CHARACTERS else ()
-    return all(len(line) <= LINE_CHARACTERS for line in lines)
+    if length <= LINE_CHARACTERS:
+        return True
+    place = -1  # of the space behind the last word that the first line can take
+    for word in group:
+        if place + 1 + len(word.text) > LINE_CHARACTERS:
+            break
+        place += 1 + len(word.text)
+    return length - place - 1 <= LINE_CHARACTERS
 
 
 def _inner_pause_cost(before: Word, after: Word) -> float:
-    return _INNER_PAUSE_COST * max(after.start - before.end - _HARMLESS_PAUSE, 0.0)
+    pause = max(after.start - before.end - _HARMLESS_PAUSE, 0.0)
+    return _INNER_PAUSE_COST * pause + _INNER_SENTENCE_COST * (before.text[-1:] in _SENTENCE_ENDS)
 
 
 def _cost(first: Word, last: Word, following: Word | None, length: int) -> float:
@@ -143,19 +176,28 @@ def _cost(first: Word, last: Word, following: Word | None, length: int) -> float
     if following is not None:
         seconds = min(seconds, max(following.start - MIN_GAP_SECONDS - first.start, 0.01))
         pause = max(following.start - last.end, 0.0)
-        cost += _NO_PAUSE_COST * (1.0 - min(pause / _LONG_PAUSE, 1.0))
+        share = _CLAUSE_SHARE.get(last.text[-1:], 1.0)
+        cost += share * _NO_PAUSE_COST * (1.0 - min(pause / _LONG_PAUSE, 1.0))
+        cost += _WEAK_COST * (last.text.lower() in _WEAK_WORDS)
     cost += _SHORT_COST * max(MIN_SECONDS - seconds, 0.0)
     return cost + _HASTE_COST * max(length / seconds - READING_SPEED, 0.0)
 
 
 def _lines(text: str) -> tuple[str, ...]:
-    """Break a text into lines as equal as can be; of two ways, the one with the longer second."""
-    if len(text) <= LINE_CHARACTERS:
+    """Break a text into two lines at the end of a clause, and as equal as can be."""
+    if len(text) <= LINE_CHARACTERS or " " not in text:
         return (text,)
-    spaces = [place for place, character in enumerate(text) if character == " "]
-    if not spaces:
-        return (text,)
-    best = min(spaces, key=lambda place: (max(place, len(text) - place - 1), place))
+    words = text.split(" ")
+    ends = list(accumulate((len(word) + 1 for word in words), initial=-1))[1:-1]
+    costs = {}
+    for (before, after), place in zip(pairwise(words), ends, strict=True):
+        top, bottom = place, len(text) - place - 1
+        cost = abs(top - bottom) + _TOP_HEAVY * (top > bottom)
+        cost += _WEAK_BREAK * (before.lower() in _WEAK_WORDS)
+        cost += _PHRASE_BREAK * (after.lower() in _PHRASE_WORDS)
+        cost += _CLAUSE_BREAK * (before[-1:] in _CLAUSE_SHARE)
+        costs[place] = (max(top, bottom, LINE_CHARACTERS), cost)
+    best = min(costs, key=costs.__getitem__)
     return text[:best], text[best + 1 :]
 
 

@@ -14,7 +14,6 @@ which ``resume=true`` continues exactly; ``log.jsonl``, ``tensorboard/`` and the
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -27,12 +26,13 @@ from types import FrameType
 import torch
 
 from asr import distributed
+from asr.arguments import EXIT_ERROR, Parser
 from asr.config import Config, config_to_dict, load_config
 from asr.dry_run import dry_run
 from asr.report import write_whole
 from asr.trainer import Trainer
 
-EXIT_FAILED, EXIT_ERROR = 1, 2
+EXIT_FAILED = 1
 
 
 def train(config: Config) -> int:
@@ -88,20 +88,7 @@ def stopped_by_signals(trainer: Trainer) -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asr.train", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("config", help="TOML file with what differs from the defaults")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings that override it"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="train nothing: check the data and print size, memory, a batch and the time it takes",
-    )
-    options = parser.parse_intermixed_args(arguments)
+    options = make_parser().parse_intermixed_args(arguments)
     rank = f" rank {os.environ['RANK']}:" if "RANK" in os.environ else ""
     try:
         config = load_config(options.config, options.overrides)
@@ -117,6 +104,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"asr.train:{rank} {reason}", file=sys.stderr)
         return EXIT_FAILED
     return 128 + stopped_by if stopped_by else 0
+
+
+def make_parser() -> Parser:
+    """Return the parser of the program's options."""
+    sections = config_to_dict(Config())
+    names = [f"{section}.{key}" for section, keys in sections.items() for key in keys]
+    names += [key for keys in sections.values() for key in keys]
+    parser = Parser(prog="python -m asr.train", description=__doc__, settings=names)
+    parser.add_argument(
+        "config", metavar="CONFIG", help="TOML file with what differs from the defaults"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that override it"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing: check the data and print size, memory, a batch and the time it takes",
+    )
+    return parser
 
 
 def explain_failure(error: RuntimeError, config: Config) -> str:

@@ -18,34 +18,34 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from asr import __version__
-from asr.inputs import STDIN, Input, InputError, choose_channels, find_inputs, read_list
-from asr.options import (
+from asr.arguments import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_PIPE_CLOSED,
     Parser,
-    add_model_arguments,
     complain,
-    load_from_arguments,
     positive,
 )
+from asr.inputs import STDIN, Input, InputError, choose_channels, find_inputs, read_list
+from asr.options import add_model_arguments, check_arguments, load_from_arguments
 from asr.pieces import BATCH_SECONDS
 from asr.raw import RawError, RawFormat, parse_raw_format
 from asr.recognizer import Recognizer, Recording, Update
+from asr.screen import Screen, open_screen
 from asr.subtitles import FORMATS, WORDLESS_FORMATS, format_transcript
-from asr.transcript import Transcript
+from asr.transcript import Segment, Transcript
 
 if TYPE_CHECKING:
     from asr.checkpoint import ModelBundle
     from asr.outputs import OutputFolder
+    from asr.segment import Waveform
 
 _ONE_FILE_FORMATS = ("srt", "vtt", "tsv")  # several in a row are no valid file
 
@@ -144,7 +144,8 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--plot",
         metavar="FILE",
-        help="draw what was heard, its words and how sure they are: png, svg or pdf; one recording",
+        help="draw what was heard, its words and how sure they are: png, svg or pdf; of a long "
+        "recording the first pieces of speech",
     )
     group.add_argument(
         "--output-dir",
@@ -169,13 +170,22 @@ class _Reporter:
     folder: OutputFolder | None
     bundle: ModelBundle
     exit_code: int = EXIT_OK
+    failed: int = 0  # recordings
     line_open: bool = False  # a text was printed in part
     seconds: float = 0.0  # of sound in all transcripts
+    pieces: list[tuple[Segment, Waveform]] = field(default_factory=list)  # to draw
 
-    def take(self, update: Update, screen: _Screen) -> None:
+    def take(self, update: Update, screen: Screen) -> None:
         """Print, write or complain."""
         item = self.inputs[update.index]
-        screen.advance(update, item.name)
+        share = min(update.heard / update.total, 1.0) if update.total else 0.0
+        done = update.index + (share if update.result is None else 1.0)
+        screen.advance(done, item.name)
+        if self.args.plot is not None:
+            from asr.picture import MAX_SEGMENTS
+
+            self.pieces += zip(update.segments, update.waveforms, strict=True)
+            del self.pieces[MAX_SEGMENTS:]
         if self.folder is None and self.args.output == ("txt",) and len(self.inputs) == 1:
             self._print_part(update, screen)
         if update.result is None:
@@ -186,7 +196,7 @@ class _Reporter:
             else:
                 self._complain(item, update)
 
-    def _print_part(self, update: Update, screen: _Screen) -> None:
+    def _print_part(self, update: Update, screen: Screen) -> None:
         """Print a single text as it grows; on a terminal each segment in a line of its own."""
         with screen.cleared():
             # Of a recording that turned out to be damaged, no more than was printed before.
@@ -207,6 +217,7 @@ class _Reporter:
             except OSError as error:
                 complain(f"{error.filename or item.name}: cannot be written ({error.strerror})")
                 self.exit_code = EXIT_ERROR
+                self.failed += 1
                 return
         elif self.args.output != ("txt",):
             only = self.args.output[0]
@@ -215,19 +226,21 @@ class _Reporter:
         elif len(self.inputs) > 1:
             print(f"{item.name}: {transcript.to_text()}", flush=True)
         if self.args.plot is not None:
-            self._plot(item, transcript)
+            self._plot(transcript)
         self.seconds += transcript.duration
 
-    def _plot(self, item: Input, transcript: Transcript) -> None:
-        from asr.audio import load_audio
-        from asr.picture import plot_transcript
+    def _plot(self, transcript: Transcript) -> None:
+        from asr.picture import plot_transcript, what_is_drawn
 
-        waveform = load_audio(item.path, channel=item.channel, raw=self.args.raw)
         parts = (self.bundle.model, self.bundle.features, self.bundle.tokenizer)
-        plot_transcript(self.args.plot, waveform, transcript, *parts)
+        plot_transcript(self.args.plot, self.pieces, transcript, *parts)
+        part = what_is_drawn(len(self.pieces), self.pieces[-1][0], transcript)
+        if part and not self.args.quiet:
+            print(f"asr: {self.args.plot}: shows {part}", file=sys.stderr)
 
     def _complain(self, item: Input, update: Update) -> None:
         self.exit_code = EXIT_ERROR
+        self.failed += 1
         if not isinstance(update.result, Transcript):
             complain(update.result)
         elif update.silent:
@@ -249,6 +262,7 @@ def _transcribe_all(args: argparse.Namespace) -> int:
         detect_speech=args.vad,
         words=args.plot is not None or not set(args.output) <= set(WORDLESS_FORMATS),
         batch_seconds=args.batch_seconds,
+        waveforms=args.plot is not None,
     )
     folder = None
     if args.output_dir is not None:
@@ -266,9 +280,11 @@ def _transcribe_all(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     reporter = _Reporter(inputs, args, folder, bundle, exit_code)
     recordings = (Recording(item.sound, item.channel, args.raw) for item in inputs)
-    with _open_screen(len(inputs), args.quiet) as screen:
+    with open_screen(len(inputs), args.quiet) as screen:
         for update in recognizer.updates(recordings):
             reporter.take(update, screen)
+    if reporter.failed and len(inputs) > 1:
+        complain(f"{reporter.failed} of {len(inputs)} recordings failed")
     if args.verbose:
         seconds = time.perf_counter() - started
         print(
@@ -292,11 +308,22 @@ def _fingerprint(directory: Path) -> str:
 
 def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
     """Find recordings, and what is wrong with names; refuse options that contradict each other."""
+    _check_options(args)
     names = args.files + (read_list(args.files_from) if args.files_from else [])
     if not names:
         raise InputError("found no FILE, wanted at least one (--help shows examples)")
     if [*names, args.files_from].count(STDIN) > 1:
         raise InputError("-: standard input can be read only once")
+    inputs, problems = find_inputs(names)
+    _check_number(args, len(inputs))
+    inputs = choose_channels(inputs, args.channel, args.raw)
+    _check_number(args, len(inputs))
+    return inputs, problems
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that contradict each other, whatever the recordings are."""
+    check_arguments(args)
     if args.resume and args.output_dir is None:
         raise InputError("--resume: found no --output-dir, wanted the folder of the earlier run")
     if args.output_dir is None and len(args.output) > 1:
@@ -305,18 +332,22 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
         raise InputError("standard output is closed, wanted it open or --output-dir")
     if args.nbest is not None and "json" not in args.output:
         raise InputError("--nbest: found no json among the formats, wanted --output json")
-    inputs, problems = find_inputs(names)
-    inputs = choose_channels(inputs, args.channel, args.raw)
+    if args.raw is not None and args.channel not in (None, "all"):
+        if args.channel > args.raw.num_channels:
+            found = f"found {args.raw.num_channels} channels in --raw"
+            raise InputError(f"--channel: {found}, wanted channel {args.channel}")
     if args.plot is not None:
         from asr.picture import check_picture
 
-        if len(inputs) > 1 or any(item.is_pipe for item in inputs):
-            raise InputError(f"--plot: found {len(inputs)} recordings, wanted one, and in a file")
         check_picture(args.plot)
-    if args.output_dir is None:
-        if len(inputs) > 1 and args.output[0] in _ONE_FILE_FORMATS:
-            raise InputError(f"--output {args.output[0]}: several recordings need --output-dir")
-    return inputs, problems
+
+
+def _check_number(args: argparse.Namespace, number: int) -> None:
+    """Refuse so many recordings where the options want one."""
+    if number > 1 and args.plot is not None:
+        raise InputError(f"--plot: found {number} recordings, wanted one")
+    if number > 1 and args.output_dir is None and args.output[0] in _ONE_FILE_FORMATS:
+        raise InputError(f"--output {args.output[0]}: several recordings need --output-dir")
 
 
 def _channel(text: str) -> int | Literal["all"]:
@@ -336,67 +367,6 @@ def _raw(text: str) -> RawFormat:
         return parse_raw_format(text)
     except RawError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-class _Screen:
-    """A progress bar on a terminal, and nothing where stderr is kept in a file.
-
-    Args:
-        bar: Of rich, or None.
-        total: Number of recordings.
-    """
-
-    def __init__(self, bar: Any, total: int) -> None:
-        self._bar = bar
-        self._task = None if bar is None else bar.add_task("", total=total)
-        self.is_terminal = bar is not None and sys.stdout.isatty()
-
-    def advance(self, update: Update, name: str) -> None:
-        """Show how far it is: whole recordings, and the share of this one."""
-        if self._bar is None:
-            return
-        from rich.markup import escape
-
-        share = min(update.heard / update.total, 1.0) if update.total else 0.0
-        done = update.index + (share if update.result is None else 1.0)
-        self._bar.update(self._task, completed=done, description=escape(os.path.basename(name)))
-
-    @contextmanager
-    def cleared(self) -> Iterator[None]:
-        """Take the bar away while something else is printed."""
-        if self._bar is None:
-            yield
-            return
-        self._bar.stop()
-        try:
-            yield
-        finally:
-            self._bar.start()
-
-
-@contextmanager
-def _open_screen(total: int, quiet: bool) -> Iterator[_Screen]:
-    if quiet or not sys.stderr.isatty():
-        yield _Screen(None, total)
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bar:
-        yield _Screen(bar, total)
 
 
 if __name__ == "__main__":

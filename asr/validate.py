@@ -11,7 +11,7 @@ import torch
 from asr import distributed
 from asr.config import DataConfig, SearchConfig, SearchMethod
 from asr.dataset import SpeechDataset, load_utterances, make_loader
-from asr.decode import decode_batch
+from asr.decode import decode_batch, encode_batch
 from asr.features import LogMel
 from asr.manifest import Utterance
 from asr.model import SpeechModel
@@ -68,10 +68,11 @@ def validate(
     for batch in make_loader(dev_set, mine, 0, pin=False):
         problems += batch.problems
         batch = batch.to(device)
+        encoded = encode_batch(model, features, batch.waveform, batch.num_samples)
         for method in methods:
             found = decode_batch(
                 model, features, dev_set.tokenizer, batch.waveform, batch.num_samples,
-                replace(SearchConfig(), method=method),
+                replace(SearchConfig(), method=method), encoded=encoded,
             )  # fmt: skip
             read = zip(batch.indices, found, batch.counts.tolist(), strict=True)
             texts[method].update({index: heard.text for index, heard, counts in read if counts})

@@ -11,7 +11,6 @@ those of the words that the recogniser hears itself, where it hears these words 
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from asr.align import align_words, label_seconds
+from asr.align import align_words, label_seconds, measure_loudness
+from asr.arguments import Parser
 from asr.audio import load_audio
 from asr.checkpoint import ModelBundle, load_model
 from asr.manifest import read_manifest
@@ -96,6 +96,7 @@ def force(bundle: ModelBundle, recording: Joined) -> list[Word]:
             bundle.tokenizer,
             [samples.shape[1] / RATE],
             label_seconds(bundle.model, bundle.features),
+            measure_loudness(samples, torch.tensor([samples.shape[1]]), RATE),
         )
     return [Word(span.text, span.start, span.end) for span in spans]
 
@@ -137,9 +138,7 @@ def report(title: str, differences: Sequence[tuple[str, float, float]]) -> None:
 
 def main() -> int:
     """Join, align, recognise, compare; return 2 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("manifest")
     parser.add_argument("--model", help="model directory (default: the built-in one)")
     parser.add_argument("--clips", type=int, default=60, help="clips, evenly picked")

@@ -15,7 +15,6 @@ one, and as many that hold none, all with the whole list. Printed are, for each 
 
 from __future__ import annotations
 
-import argparse
 import lzma
 import sys
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+from asr.arguments import Parser
 from asr.audio import load_audio
 from asr.checkpoint import load_model
 from asr.manifest import Utterance, read_manifest
@@ -109,9 +109,7 @@ def count(utterances: Sequence[Utterance], texts: Sequence[str], hot: set[str]) 
 
 def main() -> int:
     """Recognise with each weight; return 2 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("manifest")
     parser.add_argument("--vocabulary", type=Path, required=True, help="xz file of words, counts")
     parser.add_argument("--frequent", type=int, default=20000, help="words that are not rare")

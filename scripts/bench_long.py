@@ -6,7 +6,6 @@ python scripts/bench_long.py data/tiny/test.jsonl --hours 0.5 -- --fast --thread
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from asr.arguments import Parser
 from asr.audio import SAMPLE_RATE, load_audio
 from asr.manifest import read_manifest
 from asr.score import score_utterances
@@ -41,9 +41,7 @@ def make_recording(manifest: Path, hours: float, path: Path) -> str:
 
 def main() -> int:
     """Make it, transcribe it in a process of its own, and print what that took."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--hours", type=float, default=3.0)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench_long"))

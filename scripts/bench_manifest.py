@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from asr.arguments import Parser
 from asr.config import DataConfig
 from asr.dataset import ManifestSource, make_loader, open_source
 from asr.manifest import Utterance, read_manifest, write_manifest
@@ -128,9 +129,7 @@ def in_process(function: str, argument: str) -> str:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--lines", type=int, nargs="*", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--shards", type=int, nargs="*", default=[4, 40, 400])
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asr.arguments import Parser
 from asr.config import load_config
 from asr.report import describe_machine
 
@@ -102,9 +103,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("overrides", nargs="*", metavar="section.key=value", help="settings that override --config")
     add("--config", default="recipes/librispeech/configs/cpu_19h.toml", help="TOML file")

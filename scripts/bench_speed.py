@@ -103,9 +103,9 @@ def to_markdown(summary: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, print, keep and, if wanted, put into the README."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from asr.arguments import Parser
+
+    parser = Parser(description=__doc__)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--count", type=int, default=20, help="utterances, evenly picked")
     parser.add_argument("--runs", type=int, default=3)

@@ -46,6 +46,7 @@ import soundfile
 import torch
 from timed_step import PARTS, Contestant, Variant
 
+from asr.arguments import Parser
 from asr.checkpoint import build_model
 from asr.config import Config, load_config
 from asr.dataset import SpeechDataset, load_utterances
@@ -290,9 +291,7 @@ def can_compile(device: str) -> bool:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("overrides", nargs="*", metavar="section.key=value", help="settings that override --config")
     add("--config", default="recipes/librispeech/configs/cpu_19h.toml", help="TOML file")

@@ -12,7 +12,6 @@ the weights, the language model or the search settings of the model change.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr.arguments import Parser
 from asr.audio import load_audio
 from asr.checkpoint import CONFIDENCE, ModelBundle, load_model
 from asr.confidence import (
@@ -241,9 +241,7 @@ def draw(path: Path, results: dict[str, dict]) -> None:
 
 def main() -> int:
     """Recognise, fit, report; return 2 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, help="model directory")
     parser.add_argument("manifests", nargs="+", type=Path)
     parser.add_argument("--limit", type=int, help="utterances of each manifest, evenly picked")

@@ -8,7 +8,6 @@ Sentences, voices and encoding are fixed, so the same versions of the programs g
 bytes; other versions give the same sentences in audio that sounds nearly the same.
 """
 
-import argparse
 import hashlib
 import io
 import random
@@ -26,6 +25,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from asr.arguments import Parser
 from asr.audio import SAMPLE_RATE, load_audio
 from asr.manifest import Utterance, read_manifest, write_manifest
 
@@ -337,7 +337,7 @@ def check_plan(folder: Path) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Make or check data/tiny.")
+    parser = Parser(description="Make or check data/tiny.")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="default: data/tiny")
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     parser.add_argument("--every", type=int, default=25, help="of how many --check speaks one")

@@ -13,7 +13,6 @@ command makes a new one. `--output-dir` writes elsewhere, to look at a model bef
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from asr.arguments import Parser
 from asr.checkpoint import CONFIDENCE, DEFAULT_MODEL, LANGUAGE_MODEL, load_model, save_model
 from asr.config import load_config
 from asr.lm import CharNgramLM
@@ -30,9 +30,7 @@ STORAGE = {"int8": torch.int8, "fp16": torch.float16}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert and copy; return 2 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("model", help="model directory")
     parser.add_argument("--lm", type=Path, help="its language model")
     parser.add_argument("--storage", choices=STORAGE, default="int8", help="type of large weights")

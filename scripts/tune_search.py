@@ -9,7 +9,6 @@ is what `scripts/ship_model.py` takes.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from asr.arguments import Parser
 from asr.audio import load_audio
 from asr.checkpoint import load_model
 from asr.config import SearchConfig
@@ -30,9 +30,7 @@ from asr.score import score_utterances
 
 def main() -> int:
     """Try all combinations; return 2 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("model", help="model directory")
     parser.add_argument("manifest")
     parser.add_argument("--lm", type=Path, help="language model (default: the model's own)")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.align import UNALIGNED, align_words, label_seconds
+from asr.align import UNALIGNED, align_words, label_seconds, measure_loudness
 from asr.audio import load_audio
 from asr.checkpoint import load_model
 from asr.manifest import read_manifest
@@ -49,6 +49,49 @@ def test_silence_belongs_to_no_word() -> None:
     first, second = align("-a--------- --b-----", "a b")
     assert first.end == pytest.approx(1 * 0.04 + 0.07)
     assert second.start == pytest.approx(14 * 0.04 - 0.03)
+
+
+def loud(*seconds: tuple[float, float], length: float = 0.84, noise: float = 1e-3) -> Tensor:
+    """Return the loudness of noise that is loud from some seconds to others."""
+    waveform = noise * torch.randn(1, round(16000 * length), generator=torch.manual_seed(0))
+    for start, end in seconds:
+        waveform[0, round(16000 * start) : round(16000 * end)] *= 100
+    [loudness] = measure_loudness(waveform, torch.tensor([waveform.shape[1]]), 16000)
+    assert len(loudness) == round(100 * length)
+    return loudness
+
+
+def align_with(loudness: Tensor, labels: str = "----ab- -ba----------") -> list[float]:
+    words = align_words(
+        spell(labels), torch.tensor([21]), ["ab ba"], TOKENIZER, [0.84], 0.04, [loudness]
+    )[0]
+    return [time for word in words for time in (word.start, word.end)]
+
+
+def test_borders_lie_where_sound_ends_and_begins() -> None:
+    # Characters at 0.16, 0.2, 0.36 and 0.4 s.
+    heard = align_with(loud((0.1, 0.24), (0.34, 0.5)))
+    assert heard == pytest.approx([0.1, 0.24, 0.34, 0.5], abs=0.011)
+    # One that is far from its label is another sound, such as a breath.
+    assert align_with(loud((0.1, 0.24), (0.34, 0.5), (0.7, 0.8)))[3] == pytest.approx(
+        0.5, abs=0.011
+    )
+    guessed = align_with(torch.zeros(84))
+    assert guessed == pytest.approx([0.13, 0.24, 0.24, 0.47])
+
+
+@pytest.mark.parametrize(
+    "loudness",
+    [
+        loud((0.0, 0.84)),  # no pause
+        loud((0.0, 0.27), (0.31, 0.84)),  # a stop consonant
+        loud(noise=0.1),  # nothing but noise
+        loud((0.0, 0.05), (0.75, 0.84)),  # sounds too far from the labels to be the words
+        torch.zeros(0),
+    ],
+)
+def test_without_a_pause_the_network_says_where(loudness: Tensor) -> None:
+    assert align_with(loudness) == pytest.approx([0.13, 0.24, 0.24, 0.47])
 
 
 def test_words_stay_inside_the_recording() -> None:
@@ -123,6 +166,7 @@ def test_words_at_known_joints() -> None:
                 bundle.tokenizer,
                 [samples.shape[1] / 16000],
                 label_seconds(bundle.model, bundle.features),
+                measure_loudness(samples, torch.tensor([samples.shape[1]]), 16000),
             )
         place = 0
         for utterance, (begins, ends) in zip(clips, edges, strict=True):

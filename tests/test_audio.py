@@ -6,6 +6,7 @@ import struct
 import sys
 import tempfile
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.audio import SAMPLE_RATE, AudioError, audio_duration, load_audio, open_audio, open_waveform
+from asr.raw import RawFormat
 
 SECONDS = 1.5
 FORMATS = {  # extension: libsndfile's format, subtype, error allowed against the sine
@@ -138,14 +140,15 @@ def test_waveforms_in_memory():
 class Pipe(io.RawIOBase):
     """Content that comes in pieces and cannot be searched."""
 
-    def __init__(self, content):
+    def __init__(self, content, most=999):
         self.content = io.BytesIO(content)
+        self.most = most
 
     def readable(self):
         return True
 
     def readinto(self, buffer):
-        content = self.content.read(min(len(buffer), 999))
+        content = self.content.read(min(len(buffer), self.most))
         buffer[: len(content)] = content
         return len(content)
 
@@ -159,6 +162,37 @@ def test_every_format_comes_through_a_pipe(tmp_path, extension):
     kind, subtype, _ = FORMATS[extension]
     path = write(tmp_path / "a", sine(16000), 16000, kind, subtype)
     np.testing.assert_array_equal(load_audio(pipe(path.read_bytes())), load_audio(path))
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 4095])
+@pytest.mark.parametrize("extension", FORMATS)
+def test_unbuffered_files_may_give_little_at_a_time(tmp_path, extension, most):
+    kind, subtype, _ = FORMATS[extension]
+    path = write(tmp_path / "a", sine(16000, 0.3), 16000, kind, subtype)
+    heard = load_audio(Pipe(path.read_bytes(), most))
+    np.testing.assert_array_equal(heard, load_audio(path))
+    if kind == "WAV":
+        raw = RawFormat("s16le", 16000)
+        samples = path.read_bytes()[44:]
+        np.testing.assert_array_equal(load_audio(Pipe(samples, most), raw=raw), heard)
+        with pytest.raises(AudioError, match="truncated: lacks 2 of the 9600 bytes"):
+            load_audio(Pipe(path.read_bytes()[:-2], most))
+
+
+def test_files_that_are_not_to_be_read_as_bytes(tmp_path):
+    class Waiting(io.RawIOBase):
+        def readinto(self, buffer):
+            return None
+
+    with pytest.raises(AudioError, match=r"^binary file: has nothing to read yet, wanted a file"):
+        load_audio(Waiting())
+    path = tmp_path / "a.txt"
+    path.write_text("text\n" * 99)
+    with (
+        path.open() as file,
+        pytest.raises(AudioError, match=f"^{path}: gives text, wanted a file"),
+    ):
+        load_audio(file)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +224,7 @@ def test_a_wav_pipe_is_heard_while_it_is_written(tmp_path):
             np.testing.assert_array_equal(first, load_audio(path)[: len(first)])
             feeder.join()
             other.close()
-            with pytest.raises(AudioError, match="standard input: truncated"):
+            with pytest.raises(AudioError, match="binary file: truncated"):
                 list(stream.blocks)
 
 
@@ -205,9 +239,9 @@ def test_a_named_pipe(tmp_path):
 
 def test_pipes_of_nonsense():
     for content, reason in ((b"", "is empty"), (b"RIFF\0\0\0\0WAVE", "truncated or damaged")):
-        with pytest.raises(AudioError, match=f"^standard input: {reason}"):
+        with pytest.raises(AudioError, match=f"^binary file: {reason}"):
             load_audio(pipe(content))
-    with pytest.raises(AudioError, match="^standard input: is in no known sound format"):
+    with pytest.raises(AudioError, match="^binary file: is in no known sound format"):
         load_audio(pipe(b"this is a text\n" * 99))
 
 
@@ -254,6 +288,75 @@ def test_truncated_wav_says_how_much_is_missing(tmp_path):
         audio_duration(path)
     path.write_bytes(content[:-2])  # a single sample
     assert "truncated: found 1.499937 s, header says 1.500000 s" in message(path)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("kind", ["AIFF", "AU", "CAF", "RF64", "W64"])
+def test_other_truncated_containers_say_what_is_missing(tmp_path, kind, subtype):
+    path = write(tmp_path / "a.bin", sine(16000), 16000, kind, subtype)
+    content = path.read_bytes()
+    length = len(load_audio(path))
+    assert length == SECONDS * 16000
+    for missing in (100, 20_000):
+        path.write_bytes(content[: len(content) - missing])
+        if kind == "CAF":  # has room behind its samples
+            path.write_bytes(content[: content.find(b"data") + 16 + 8000])
+        assert "truncated: found" in message(path)
+
+
+def test_a_size_that_no_file_has(tmp_path):
+    """Decoders of compressed samples would go on for hours."""
+    path = write(tmp_path / "a.w64", sine(8000), 8000, "W64", "GSM610")
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data") + 16
+    for size in (1 << 35, (1 << 63) + 5):
+        content[place : place + 8] = struct.pack("<Q", size)
+        path.write_bytes(content)
+        assert "truncated: found" in message(path)
+
+
+def test_zeros_are_no_chunks(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"RIFF\0\0\0\0WAVE" + bytes(50_000_000))
+    started = time.monotonic()
+    assert "truncated or damaged" in message(path)
+    assert time.monotonic() - started < 5
+
+
+def test_mp3_inside_wav(tmp_path, capfd):
+    """Its decoder counts a little more than it gives, and writes warnings of its own."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libmp3lame", rate=16000)
+        samples = (32767 * sine(16000, 2.016)).astype(np.int16)
+        for start in range(0, len(samples), 576):
+            frame = av.AudioFrame.from_ndarray(samples[None, start : start + 576], "s16p", "mono")
+            frame.sample_rate = 16000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert abs(len(load_audio(path)) - len(samples)) < 3000
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_only_ffmpeg_knows(tmp_path):
+    """Formats without a mark at their beginning, and encodings that libsndfile lacks."""
+    av = pytest.importorskip("av")
+    stream_of = {"a.ts": ("mp2", "s16", "mpegts"), "b.wav": ("adpcm_yamaha", "s16", "wav")}
+    for name, (codec, sample_format, container_format) in stream_of.items():
+        with av.open(str(tmp_path / name), "w", format=container_format) as container:
+            stream = container.add_stream(codec, rate=48000, layout="mono")
+            samples = (32767 * sine(48000)).astype(np.int16)
+            size = stream.codec_context.frame_size or 1024
+            for start in range(0, len(samples) - size, size):
+                part = samples[None, start : start + size]
+                frame = av.AudioFrame.from_ndarray(part, sample_format, "mono")
+                frame.sample_rate = 48000
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        waveform = load_audio(tmp_path / name)
+        assert abs(len(waveform) - SECONDS * 16000) < 2000
+        assert np.abs(waveform).max() > 0.3
 
 
 def test_truncated_flac_ogg_and_mp3(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path, PurePath
 
@@ -48,6 +49,18 @@ def test_folders_are_searched_through_and_through(talks: Path) -> None:
         ("talks/deep/film.mkv", "deep/film.mkv"),
         ("talks/deep/er/c.flac", "deep/er/c.flac"),
     ]
+
+
+def test_folders_with_links_and_pipes(talks: Path) -> None:
+    """A link back to a folder above must not be followed for ever, nor a pipe be waited for."""
+    before = find_inputs([str(talks)])
+    inside = next(path for path in talks.rglob("*") if path.is_dir())
+    (inside / "up").symlink_to(talks)
+    (inside / "self").symlink_to(inside)
+    os.mkfifo(inside / "pipe.wav")
+    assert find_inputs([str(talks)]) == before
+    (talks / "dangling.wav").symlink_to(talks / "nowhere")  # complains when its turn comes
+    assert len(find_inputs([str(talks)])[0]) == len(before[0]) + 1
 
 
 def test_patterns_that_no_shell_has_seen(talks: Path) -> None:

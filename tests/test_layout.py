@@ -13,8 +13,10 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
-    -1: "headers media raw",  # file formats, which only audio knows
-    0: "config tokenizer normalize transcript audio lengths distributed plot corpus order quantize",
+    -2: "headers media names raw",  # formats and names of files
+    -1: "sndfile",
+    0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
+    "arguments screen quantize",
     1: "manifest optimize features augment score model search archive batch vad ctc hotwords "
     "subtitles inputs",
     2: "lm index pool segment align report outputs stepper",

@@ -42,9 +42,31 @@ def test_shells_learn_the_options(shell: str, capsys: pytest.CaptureFixture[str]
     pytest.importorskip("shtab")
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    assert "--beam-size" in script and "benchmark" in script
+    for word in ("--beam-size", "benchmark", "--examples", "--shard-mb", "--dry-run"):
+        assert word in script
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_what_bash_completes(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out + (
+        'COMP_WORDS=(asr "$@"); COMP_CWORD=$#\n_shtab_asr asr "${COMP_WORDS[$#]}"\n'
+        'printf "%s\\n" "${COMPREPLY[@]}"\n'
+    )
+
+    def complete(*words: str) -> list[str]:
+        command = ["bash", "-s", "--", *words]
+        done = subprocess.run(command, input=script, text=True, capture_output=True, check=True)
+        return done.stdout.split()
+
+    assert complete("man") == ["manifest"]
+    assert complete("manifest", "") == ["check", "create"]
+    assert complete("manifest", "check", "--ex") == ["--examples"]
+    assert complete("shards", "pack", "--sh") == ["--shard-mb", "--shuffle-seed"]
+    assert complete("train", "x.toml", "train.max_s") == ["train.max_steps="]
+    assert complete("transcribe", "--beam") == ["--beam-size"]
 
 
 def test_completion_for_another_shell(

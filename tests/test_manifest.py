@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from asr.config import Config
 from asr.manifest import (
     ManifestError,
+    ManifestFile,
     Utterance,
+    check_overlap,
     check_utterances,
     main,
     read_manifest,
@@ -217,3 +220,33 @@ def test_check_looks_into_at_most_so_many_files(max_files: int, looked_at: int) 
     utterances = [Utterance(f"/nowhere/{i}.wav", 1.0, "a", "", f"u{i}") for i in range(10)]
     problems = check_utterances(utterances, Config(), max_files)
     assert len(problems["skipped: audio that cannot be read"]) == looked_at
+
+
+def test_check_does_not_keep_a_manifest_in_memory(tmp_path):
+    """A line is read when its turn comes, and of each only hashes are kept."""
+    names = [f"speaker{n % 50}" for n in range(20_000)]
+    lines = (
+        json.dumps({"audio_filepath": f"{n}.wav", "duration": 2.0, "text": "a" * 200, "speaker": s})
+        for n, s in enumerate(names)
+    )
+    paths = [str(tmp_path / f"{part}.jsonl") for part in ("train", "dev")]
+    content = "\n".join(lines)
+    Path(paths[0]).write_text(content)
+    Path(paths[1]).write_text(content.split("\n", 1)[0].replace('"0.wav"', '"other.wav"'))
+    files = {path: ManifestFile(path) for path in paths}
+    config = Config()
+    tracemalloc.start()
+    overlap = check_overlap(files)
+    problems = check_utterances(files[paths[0]], config, max_files=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert overlap == {
+        "the same speaker in several manifests": [f"speaker0: {paths[1]}, {paths[0]}"]
+    }
+    assert set(problems) == {
+        "skipped: audio that cannot be read",
+        "text too long for its audio: CTC leaves it out",
+    }
+    assert len(problems["text too long for its audio: CTC leaves it out"]) == 20_000
+    lines_of_problems = 20_000 * 130  # bytes; the utterances are six times as much
+    assert peak < lines_of_problems + 1_500_000

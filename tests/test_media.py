@@ -75,6 +75,32 @@ def test_a_film_is_heard_and_its_name_does_not_matter(tmp_path: Path) -> None:
     assert len(load_audio(renamed)) == pytest.approx(SECONDS * 16000, abs=2500)
 
 
+@pytest.mark.parametrize("kind", ["aac", "mpg"])
+def test_a_stream_may_change_its_rate_and_channels(tmp_path: Path, kind: str) -> None:
+    codec, form, content = {"aac": ("aac", "adts"), "mpg": ("mp2", "mpeg")}[kind] + (b"",)
+    for rate, channels in ((48000, 1), (44100, 2), (32000, 1)):
+        path = tmp_path / f"{rate}.{kind}"
+        with av.open(str(path), "w", format=form) as container:
+            layout = "mono" if channels == 1 else "stereo"
+            stream = container.add_stream(codec, rate=rate, layout=layout)
+            frame = av.AudioFrame.from_ndarray(sine(rate, channels), "fltp", layout)
+            frame.sample_rate = rate
+            resampler = av.AudioResampler(stream.codec_context.format, layout, rate)
+            fifo = av.AudioFifo()
+            fifo.write(resampler.resample(frame)[0])
+            for part in fifo.read_many(stream.frame_size, partial=True):
+                container.mux(stream.encode(part))
+            container.mux(stream.encode(None))
+        content += path.read_bytes()
+    (tmp_path / "joined").write_bytes(content)
+    waveform = load_audio(tmp_path / "joined")
+    assert len(waveform) == pytest.approx(3 * SECONDS * 16000, abs=5000)
+    for number in range(3):
+        middle = waveform[round((number + 0.25) * SECONDS * 16000) :][:16000]
+        spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+        assert np.argmax(spectrum) == pytest.approx(440, abs=2)
+
+
 def test_a_film_without_sound(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "silent.mp4"), "w") as container:
         picture = container.add_stream("mpeg4", rate=5)

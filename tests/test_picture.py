@@ -11,9 +11,9 @@ from random_model import save_random_model
 
 from asr.checkpoint import ModelBundle, load_model
 from asr.config import SearchConfig
-from asr.picture import PlotError, plot_transcript
+from asr.picture import PlotError, plot_transcript, what_is_drawn
 from asr.pieces import recognize
-from asr.transcript import Segment, Transcript
+from asr.transcript import Segment, Transcript, Word
 
 WAVEFORM = (0.2 * np.random.default_rng(0).standard_normal(64000)).astype(np.float32)
 
@@ -31,7 +31,11 @@ def transcript(bundle: ModelBundle) -> Transcript:
 
 def draw(path: Path, transcript: Transcript, bundle: ModelBundle) -> None:
     parts = (bundle.model, bundle.features, bundle.tokenizer)
-    plot_transcript(path, WAVEFORM, transcript, *parts, title="two pieces")
+    pieces = [
+        (segment, WAVEFORM[round(segment.start * 16000) : round(segment.end * 16000)])
+        for segment in transcript.segments
+    ]
+    plot_transcript(path, pieces, transcript, *parts, title="two pieces")
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
@@ -63,3 +67,13 @@ def test_without_matplotlib_the_extra_is_named(
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(PlotError, match=r"found no matplotlib; pip install 'asr\[plot\]'"):
         draw(tmp_path / "talk.png", transcript, bundle)
+
+
+def test_what_a_picture_of_a_long_recording_shows() -> None:
+    words = (Word("a", 0.0, 0.5),)
+    segments = tuple(Segment(30.0 * n, 30.0 * n + 20, "a", words) for n in range(200))
+    transcript = Transcript((*segments, Segment(6001.0, 6002.0, "b")), 6005.4)
+    assert what_is_drawn(200, segments[-1], transcript) == ""
+    assert what_is_drawn(8, segments[7], transcript) == (
+        "the first 8 of 200 pieces of speech, to 3:50 of 1:40:05"
+    )

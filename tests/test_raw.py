@@ -88,7 +88,7 @@ def test_a_raw_file_is_resampled_and_its_channel_chosen() -> None:
             )
     file = io.BytesIO(encode("f32le", both))
     with (
-        pytest.raises(AudioError, match="standard input: found 2 channels, wanted channel 3"),
+        pytest.raises(AudioError, match="binary file: found 2 channels, wanted channel 3"),
         open_audio(file, channel=3, raw=RawFormat("f32le", 16000, 2)),
     ):
         pass

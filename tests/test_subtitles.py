@@ -119,6 +119,39 @@ def test_a_lone_word_stays_long_enough() -> None:
     assert first.end <= second.start - 80 + 1 or second.lines[0].startswith("no")
 
 
+def test_breaks_do_not_part_what_belongs_together() -> None:
+    text = (
+        "he walked slowly along the bank of the river and thought about the letter that his sister "
+        "had written to him in the spring before the house was sold and the garden was given to a "
+        "man from the north who did not know the name of a single flower in it"
+    )
+    cues = make_cues(transcript_of(text))
+    check_cues(cues, transcript_of(text))
+    ends = [line.split()[-1] for cue in cues for line in cue.lines]
+    assert len(ends) >= 6
+    assert not set(ends) & {"the", "a", "of", "to", "his", "and", "that", "was", "had", "in"}
+
+
+def test_punctuation_is_where_a_reader_rests() -> None:
+    text = "Well, I never saw it coming. It was dark, and nobody had told us; we just went home."
+    cues = make_cues(transcript_of(text))
+    assert [cue.lines for cue in cues] == [
+        ("Well, I never saw it coming.",),
+        ("It was dark, and nobody had told us;", "we just went home."),
+    ]
+
+
+def test_cues_linger_and_do_not_flicker() -> None:
+    words = [Word("one", 1.0, 2.2), Word("two", 5.0, 6.2), Word("three", 6.5, 8.1)]
+    cues = make_cues(Transcript((Segment(0, 9, "one two three", tuple(words)),), 8.3))
+    assert [" ".join(cue.lines) for cue in cues] == ["one", "two three"]
+    assert cues[0].end == 2600  # stays a moment
+    assert cues[1].end == 8300  # but not longer than the recording
+    words[2] = Word("three", 7.1, 14.0)  # too long for one cue
+    first, second = make_cues(Transcript((Segment(5, 20, "x", tuple(words[1:])),), 20.0))
+    assert second.start - first.end == 80  # not 500 of an empty screen
+
+
 def test_long_pauses_are_not_bridged() -> None:
     cues = make_cues(transcript_of("one two three four five six", pauses={2: 3.0}))
     assert [cue.lines for cue in cues] == [("one two three",), ("four five six",)]
@@ -136,8 +169,8 @@ def test_times_beyond_an_hour() -> None:
     transcript = Transcript(
         (Segment(3661.5, 3663.0, "late", (Word("late", 3661.5, 3662.75),)),), 9e3
     )
-    assert "01:01:01,500 --> 01:01:02,750" in format_transcript(transcript, "srt")
-    assert "01:01:01.500 --> 01:01:02.750" in format_transcript(transcript, "vtt")
+    assert "01:01:01,500 --> 01:01:03,150" in format_transcript(transcript, "srt")
+    assert "01:01:01.500 --> 01:01:03.150" in format_transcript(transcript, "vtt")
 
 
 def test_webvtt_escapes_what_would_be_markup() -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,16 @@ import soundfile
 from numpy.typing import NDArray
 from test_segment import buzz, hush
 
+import asr.audio
 import asr.options
+import asr.picture
 import asr.recognizer
 import asr.transcribe
 from asr.checkpoint import ModelBundle
 from asr.config import SearchConfig
-from asr.recognizer import Recognizer, Update
+from asr.recognizer import Recognizer
 from asr.transcribe import main, make_parser
-from asr.transcript import Transcript
+from asr.transcript import Segment
 
 RATE = 16000
 TALK = np.concatenate([hush(0.5), buzz(2.0), hush(0.5)])
@@ -99,8 +100,8 @@ def test_bad_files_give_a_line_each_and_the_others_are_done(
     assert main(["--model", str(tiny_model_dir), *files]) == 2
     output = capsys.readouterr()
     assert [line.partition(": ")[0] for line in output.out.splitlines()] == [str(wav), str(wav)]
-    lines = output.err.splitlines()
-    assert len(lines) == len(bad)
+    *lines, summary = output.err.splitlines()
+    assert len(lines) == len(bad) and summary == "asr: 7 of 9 recordings failed"
     for line, path in zip(lines, bad, strict=True):
         assert line.startswith(f"asr: {path}: "), line
 
@@ -128,7 +129,7 @@ def test_a_model_that_is_not_there(
         (["--beem-size", "3"], "found unknown option --beem-size, did you mean --beam-size?"),
         (["--no-vat"], "found unknown option --no-vat, did you mean --no-vad?"),
         (["--xyzzy"], "found unknown option --xyzzy (--help"),
-        (["--method", "magic"], "invalid choice: 'magic'"),
+        (["--method", "magic"], "found 'magic', wanted one of beam, greedy, ctc"),
     ],
 )
 def test_wrong_options_are_explained(
@@ -168,7 +169,9 @@ def test_options_change_the_search_of_the_model(
         (["--greedy", "--beam-size", "8"], "--beam-size: found beside the method greedy"),
         (["--method", "ctc", "--lm-weight", "0.5"], "--lm-weight: found beside the method ctc"),
         (["--greedy", "--hotwords", "ab"], "--hotwords: found beside the method greedy"),
+        (["--hotword-weight", "3"], "--hotword-weight: found no --hotwords"),
         (["--nbest", "3"], "--nbest: found no json among the formats"),
+        (["--raw", "s16le:16000:2", "--channel", "3"], "--channel: found 2 channels in --raw"),
         (["--plot", "missing/talk.png"], "found no folder missing"),
         (["--length-bonus", "nan"], "found 'nan', wanted a number"),
         (["--threads", "99999999999"], "wanted at most 1024"),
@@ -322,6 +325,61 @@ def test_options_that_contradict_each_other(
     assert output.err.startswith("asr: ") and output.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--greedy", "--beam-size", "8"], "--beam-size: found beside the method greedy"),
+        (["--resume"], "--resume: found no --output-dir"),
+        (["--output", "srt"], "--output srt: several recordings need --output-dir"),
+        (["--output", "srt,vtt"], "--output: several formats need --output-dir"),
+        (["--plot", "missing/talk.png"], "found no folder missing"),
+    ],
+)
+def test_no_file_is_opened_for_options_that_contradict_each_other(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros((RATE, 2)), RATE)
+
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("a file was opened")
+
+    monkeypatch.setattr(asr.audio, "open_audio", opened)
+    assert main(["--channel", "all", *options, str(tmp_path)]) == 2
+    output = capsys.readouterr()
+    assert message in output.err and output.err.count("\n") == 1 and output.out == ""
+
+
+def test_a_picture_needs_one_reading(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Standard input cannot be read again, and a long recording is drawn in part."""
+    pytest.importorskip("matplotlib")
+    content, picture = io.BytesIO(), tmp_path / "talk.png"
+    soundfile.write(
+        content, np.concatenate([TALK, hush(7), TALK, hush(7), TALK]), RATE, format="WAV"
+    )
+    monkeypatch.setattr(asr.picture, "MAX_SEGMENTS", 2)
+    drawn: list[tuple[float, float, int]] = []
+
+    def draw(part: object, segment: Segment, piece: Array, *_: object) -> None:
+        drawn.append((segment.start, segment.end, len(piece)))
+
+    monkeypatch.setattr(asr.picture, "_draw_segment", draw)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.getvalue())))
+    options = ["--model", str(tiny_model_dir), "--batch-seconds", "1", "--plot", str(picture)]
+    assert main([*options, "-"]) == 0
+    assert capsys.readouterr().err == (
+        f"asr: {picture}: shows the first 2 of 3 pieces of speech, to 0:12 of 0:23\n"
+    )
+    assert picture.is_file() and len(drawn) == 2
+    for start, end, samples in drawn:
+        assert samples == round((end - start) * RATE)
+    assert drawn[0][1] < drawn[1][0]
+
+
 def test_channels_and_times_on_request(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -351,23 +409,6 @@ def test_ctrl_c_ends_quietly(
     assert capsys.readouterr().err == ""
 
 
-def test_a_terminal_sees_a_bar_and_a_file_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    update = Update(0, (), 1.0, 2.0, None, False)
-    with asr.transcribe._open_screen(4, quiet=False) as screen:
-        screen.advance(update, "folder/[talk].wav")
-        assert screen._bar.tasks[0].completed == 0.5
-        screen.advance(replace(update, index=2, result=Transcript((), 2.0)), "b.wav")
-        assert screen._bar.tasks[0].completed == 3
-        with screen.cleared():
-            pass
-    with asr.transcribe._open_screen(4, quiet=True) as screen:
-        assert screen._bar is None
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with asr.transcribe._open_screen(4, quiet=False) as screen:
-        assert screen._bar is None
-
-
 def run(*arguments: str | bytes, **options: object) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "asr.transcribe", *arguments]
     return subprocess.run(command, capture_output=True, timeout=60, **options)  # type: ignore[call-overload,no-any-return]
@@ -381,7 +422,22 @@ def test_the_program_as_a_user_starts_it(wav: Path, tiny_model_dir: Path) -> Non
     lines = result.stdout.decode().splitlines()
     assert len(lines) == 2
     assert "od\\xff d.wav: " in lines[1]
-    assert result.stderr.decode(errors="replace").count("\n") == 1
+    assert result.stderr.decode() == (
+        "asr: nowh\\xff re.wav: no such file\nasr: 1 of 3 recordings failed\n"
+    )
+
+
+def test_names_stay_in_their_line(
+    wav: Path, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "good\nname.wav", tmp_path / "bad\nname\x1b[31m.wav"
+    good.write_bytes(wav.read_bytes())
+    bad.write_bytes(wav.read_bytes()[:99])
+    assert main(["--model", str(tiny_model_dir), str(good), str(bad)]) == 2
+    output = capsys.readouterr()
+    assert output.out.startswith(f"{tmp_path}/good\\nname.wav: ") and output.out.count("\n") == 1
+    assert output.err.startswith(f"asr: {tmp_path}/bad\\nname\\x1b[31m.wav: truncated: found")
+    assert output.err.count("\n") == 2
 
 
 def fake_torch(folder: Path, source: str) -> dict[str, str]:

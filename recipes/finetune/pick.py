@@ -5,18 +5,16 @@ python recipes/finetune/pick.py data/tiny/train.jsonl --count 10 --output runs/f
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from asr.arguments import Parser
 from asr.manifest import read_manifest, write_manifest
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; return 2 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True)

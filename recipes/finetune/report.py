@@ -5,13 +5,13 @@ python recipes/finetune/report.py runs/finetune --output recipes/finetune/result
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from asr.arguments import Parser
 from asr.report import write_whole
 
 FIRST = "before"
@@ -58,9 +58,7 @@ def table(folder: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return 2 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("folder", type=Path, help="of the runs")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(argv)

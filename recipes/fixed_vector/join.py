@@ -15,7 +15,6 @@ ones, of pairs, of triples and so on. The audio is written as FLAC beside the ma
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections import defaultdict
@@ -25,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from asr.arguments import Parser
 from asr.audio import SAMPLE_RATE, load_audio
 from asr.manifest import Utterance, read_manifest, write_manifest
 
@@ -99,9 +99,7 @@ def join_manifest(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; return 2 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("manifests", nargs="+", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument(

@@ -23,6 +23,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from asr.arguments import Parser
 from asr.score import Score, UtteranceScore, score_utterance, score_utterances
 
 NAMES = {"none": "fixed vector", "content": "attention", "location": "location-aware attention"}
@@ -231,9 +232,7 @@ def write(options: argparse.Namespace, command: str) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return 2 after an error of the user's."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
     parser.add_argument("--manifests", nargs="+", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

@@ -15,7 +15,6 @@ Goodman 1998); pruning keeps the n-grams whose loss would cost most (Seymore & R
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import lzma
 import sys
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from asr.arguments import Parser
 from asr.config import ENGLISH_ALPHABET
 from asr.lm import BITS, MAX_LOG_BACKOFF, NATS_PER_STEP, CharNgramLM, Contexts
 from asr.normalize import normalize_text
@@ -217,9 +217,7 @@ def bits_per_character(model: CharNgramLM, text: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; return 2 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("texts", nargs="*", type=Path, help="text files, one paragraph a line")
     parser.add_argument("--transcripts", nargs="*", type=Path, default=[], metavar="FILE")
     parser.add_argument("--output", type=Path, required=True)

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from download import ARCHIVE_FOLDER, OPENSLR, UTTERANCES, checksum_of, download_subset
 
+from asr.arguments import Parser
 from asr.audio import AudioError, audio_duration
 from asr.manifest import Utterance, write_manifest
 from asr.normalize import normalize_text
@@ -294,9 +295,7 @@ def describe(name: str, report: Report, made_now: bool) -> str:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--subsets", nargs="+", required=True, metavar="SUBSET")
     parser.add_argument("--output", type=Path, required=True, help="folder for the manifests")

@@ -37,8 +37,9 @@ from conditions import (
     random_generator,
 )
 
+from asr.arguments import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, Parser
 from asr.manifest import Utterance, read_manifest
-from asr.options import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, Parser, add_model_arguments
+from asr.options import add_model_arguments
 from asr.report import describe_machine, describe_score, write_between, write_whole
 
 RECIPE = Path(__file__).parent

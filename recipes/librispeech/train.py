@@ -11,9 +11,10 @@ Manifests come from `prepare.py`; every setting of the configuration can be over
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+
+from asr.arguments import Parser
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -36,9 +37,7 @@ def find_config(name: str) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Train; return 2 after an error of the user's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("config", help="name in configs/, or a file")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     arguments = parser.parse_args(argv)
