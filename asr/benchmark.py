@@ -16,7 +16,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -218,7 +218,7 @@ def _run(args: argparse.Namespace, command: str) -> int:
         raise ValueError(f"--max-wer: found {args.max_wer:g}, wanted a fraction from 0 to 1")
     if args.baseline is not None:
         read_hypotheses(args.baseline)  # complain now, not after the work
-    utterances = _select(args.manifest, args.limit)
+    utterances = select_utterances(args.manifest, args.limit)
     utterances, unreadable = _readable(utterances)
     if unreadable and not args.skip_bad:
         return _stop_at(unreadable)
@@ -229,7 +229,7 @@ def _run(args: argparse.Namespace, command: str) -> int:
         )
     if recognised.problems and not args.skip_bad:
         return _stop_at(recognised.problems)
-    score = _score(utterances, recognised, bundle.config.data.normalize)
+    score = score_texts(utterances, recognised.texts, bundle.config.data.normalize)
     difference = None if args.baseline is None else compare(score, args.baseline)
     summary = {
         "manifest": args.manifest,
@@ -238,7 +238,7 @@ def _run(args: argparse.Namespace, command: str) -> int:
         "baseline": difference and {"file": args.baseline, **asdict(difference)},
         **_describe_speed(recognised),
         "search": {**asdict(search), "hotwords": list(search.hotwords)},
-        "model": _describe_model(bundle),
+        "model": describe_model(bundle),
         **describe_machine(),
         "command": command,
     }
@@ -250,8 +250,12 @@ def _run(args: argparse.Namespace, command: str) -> int:
     return _verdict(score, difference, args)
 
 
-def _select(manifest: str, limit: int | None) -> list[Utterance]:
-    """Read a manifest and pick `limit` utterances evenly; their ids are all different."""
+def select_utterances(manifest: str, limit: int | None) -> list[Utterance]:
+    """Read a manifest and pick `limit` utterances evenly; their ids are all different.
+
+    Raises:
+        ValueError: It cannot be read or holds nothing, or the limit is below 1.
+    """
     if limit is not None and limit < 1:
         raise ValueError(f"--limit: found {limit}, wanted a whole number above 0")
     utterances = read_manifest(manifest)
@@ -288,18 +292,27 @@ def _stop_at(problems: Sequence[str]) -> int:
     return EXIT_ERROR
 
 
-def _score(utterances: Sequence[Utterance], recognised: Recognised, normalize: str) -> Score:
-    """Score in the order of the manifest, with references in the model's own spelling."""
+def score_texts(utterances: Sequence[Utterance], texts: Mapping[str, str], normalize: str) -> Score:
+    """Score in the order of the manifest, with references in the model's own spelling.
+
+    Args:
+        utterances: With references.
+        texts: Hypotheses by id; utterances without one are left out.
+        normalize: The model's `data.normalize`.
+
+    Raises:
+        ValueError: No reference has a word.
+    """
     from asr.normalize import normalize_text
 
     score = score_utterances(
         (
             utterance.id,
             normalize_text(utterance.text) if normalize == "english" else utterance.text,
-            recognised.texts[utterance.id],
+            texts[utterance.id],
         )
         for utterance in utterances
-        if utterance.id in recognised.texts
+        if utterance.id in texts
     )
     if score.words.reference_length == 0:
         raise ValueError("found no word in any reference text, wanted at least 1")
@@ -326,7 +339,8 @@ def _describe_speed(recognised: Recognised) -> dict[str, float]:
     }
 
 
-def _describe_model(bundle: ModelBundle) -> dict[str, Any]:
+def describe_model(bundle: ModelBundle) -> dict[str, Any]:
+    """Return where a model lies, the check sum of its weights and their number."""
     from asr.checkpoint import WEIGHTS
 
     return {

@@ -96,7 +96,8 @@ class Monitor:
         """
         if not self.enabled:
             return
-        record = {"kind": kind, "step": step, "time": round(time.time(), 1), **values}
+        times = {"time": round(time.time(), 1), "processor": round(time.process_time(), 2)}
+        record = {"kind": kind, "step": step, **times, **values}
         try:
             self.log.write(json.dumps(record, ensure_ascii=False) + "\n")
             self.log.flush()

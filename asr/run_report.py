@@ -49,12 +49,14 @@ class RunLog:
         train: Losses, learning rate and the like, by increasing step.
         dev: Error rates on the dev utterances, by increasing step.
         seconds: Wall time, without the pauses between processes.
+        processor_seconds: Time of the first process on processors; 0 in logs of old.
     """
 
     starts: tuple[Record, ...]
     train: tuple[Record, ...]
     dev: tuple[Record, ...]
     seconds: float
+    processor_seconds: float
 
     @property
     def step(self) -> int:
@@ -90,21 +92,31 @@ def read_log(path: Path) -> RunLog:
             f"{path}: cannot be read ({error.strerror}), wanted a run's log"
         ) from error
     kept: dict[str, list[Record]] = {"start": [], "train": [], "dev": []}
-    seconds, before = 0.0, None
+    seconds = processor = 0.0
+    before: Record | None = None
     for record in _parse(lines):
-        kind, step, now = record["kind"], record["step"], record["time"]
+        kind, step = record["kind"], record["step"]
         if kind == "start":
             first_again = step + 1
         else:
-            seconds += 0.0 if before is None else max(0.0, now - before)
+            seconds += _passed(before, record, "time")
+            processor += _passed(before, record, "processor")
             again = kept[kind] and kept[kind][-1]["step"] >= step
             first_again = step if again else step + 1
         for old in (kept["train"], kept["dev"]):
             while old and old[-1]["step"] >= first_again:
                 old.pop()
         kept[kind].append(record)
-        before = now
-    return RunLog(tuple(kept["start"]), tuple(kept["train"]), tuple(kept["dev"]), seconds)
+        before = record
+    starts, train, dev = (tuple(kept[kind]) for kind in ("start", "train", "dev"))
+    return RunLog(starts, train, dev, seconds, processor)
+
+
+def _passed(before: Record | None, record: Record, clock: str) -> float:
+    """Return the seconds between two records of one process; 0 where a clock is not known."""
+    if before is None or not (clock in record and clock in before):
+        return 0.0
+    return max(0.0, float(record[clock]) - float(before[clock]))
 
 
 def _parse(lines: Sequence[str]) -> Iterator[Record]:

@@ -66,6 +66,17 @@ def test_pauses_do_not_count_as_time(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
     log = read_log(tmp_path / "log.jsonl")
     assert log.seconds == 30 + 15 and len(log.starts) == 2
+    assert log.processor_seconds == 0.0, "logs of old do not tell"
+
+
+def test_processor_time_is_counted_by_process(tmp_path: Path) -> None:
+    clocks = [("start", 0, 3.0), ("train", 5, 4.5), ("start", 5, 2.0), ("train", 10, 6.0)]
+    lines = [
+        json.dumps({"kind": kind, "step": step, "time": 100.0, "processor": processor})
+        for kind, step, processor in clocks
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert read_log(tmp_path / "log.jsonl").processor_seconds == 1.5 + 4.0
 
 
 def test_lines_cut_off_by_a_crash_are_left_out(tmp_path: Path) -> None:

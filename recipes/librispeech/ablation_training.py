@@ -1,0 +1,217 @@
+"""Training with one technique changed at a time: the second half of `ablations.py`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ablation_tables import FIGURES, WAYS
+from kept import (
+    RUNS,
+    Figures,
+    difference,
+    digest_of_model,
+    digest_of_utterances,
+    keep,
+    keep_hypotheses,
+    read_kept,
+    recognise,
+)
+from techniques import BASE, TECHNIQUES, Technique
+
+from asr.config import Config, SearchConfig, config_from_dict, config_to_dict, load_config
+from asr.manifest import Utterance
+from asr.report import HYPOTHESES, describe_machine, describe_score
+
+RECIPE = Path(__file__).parent
+CONFIG = RECIPE / "configs" / "cpu_19h.toml"
+DIFFERENCES = RECIPE / FIGURES / "base.toml"
+
+
+class Stopped(Exception):  # it is not an error
+    """Training was stopped or failed, and has said so itself; the argument is its exit code."""
+
+
+def overrides_of(technique: Technique, steps: int | None = None) -> list[str]:
+    """Return what a technique's run changes in `CONFIG`, as `asr.train` takes it.
+
+    Args:
+        technique: Which.
+        steps: Updates instead of the base's; its phases shrink or grow with them.
+
+    Raises:
+        ValueError: A file of settings cannot be read.
+    """
+    try:
+        tables = tomllib.loads(DIFFERENCES.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{DIFFERENCES}: no readable settings ({error})") from error
+    overrides = [
+        f"{section}.{name}={json.dumps(value)}"
+        for section, table in tables.items()
+        for name, value in table.items()
+    ]
+    if steps:
+        base = load_config(CONFIG, overrides).train
+        phases = ("warmup_steps", "decay_steps", "ctc_only_steps", "validate_every", "log_every")
+        lengths = {n: -(-getattr(base, n) * steps // base.max_steps) for n in phases}
+        overrides += [f"train.{name}={length}" for name, length in lengths.items()]
+        overrides.append(f"train.max_steps={steps}")
+    return [*overrides, *technique.overrides]
+
+
+def train_technique(overrides: Sequence[str]) -> Path:
+    """Train, or go on training, unless it is done; return the run's folder.
+
+    Raises:
+        ValueError: The folder holds a run with other settings.
+        Stopped: By a signal, or training could not go on.
+    """
+    from asr import train
+
+    config = load_config(CONFIG, overrides)
+    folder = Path(config.train.output_dir)
+    if changed := differences(folder, config):
+        raise ValueError(
+            f"{folder}: found a run with {', '.join(changed)}, wanted other settings; "
+            "remove or rename it to train anew"
+        )
+    if not (folder / "last").is_dir():
+        resume = ["train.resume=true"] if (folder / "state.pt").exists() else []
+        print(f"training {folder}", flush=True)
+        if code := train.main([str(CONFIG), *overrides, *resume]):
+            raise Stopped(code)
+    return folder
+
+
+def differences(folder: Path, config: Config) -> list[str]:
+    """Return the settings in which a run differs from what is wanted; none where there is no run.
+
+    Raises:
+        ValueError: Its settings cannot be read.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return []
+    try:
+        found = config_to_dict(config_from_dict(json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no readable settings ({error})") from error
+    return [
+        f"{section}.{name}={found[section][name]!r}"
+        for section, table in config_to_dict(config).items()
+        for name, value in table.items()
+        if name != "resume" and found[section][name] != value
+    ]
+
+
+def ways_of(config: Config) -> dict[str, SearchConfig]:
+    """Return the searches that judge a run; a CTC head that was not trained is not asked."""
+    ways = {name: SearchConfig(method=name) for name in WAYS}  # without language model
+    if config.train.ctc_weight == 0:
+        del ways["ctc"]
+        ways["beam"] = replace(ways["beam"], ctc_weight=0.0)
+    return ways
+
+
+def judge(folder: Path, base: Path, utterances: Sequence[Utterance]) -> Figures:
+    """Score a finished run against the base, unless it was done with the same weights.
+
+    Raises:
+        ValueError: A model or file cannot be read.
+    """
+    from asr.benchmark import score_texts
+    from asr.checkpoint import load_model
+
+    key = {
+        "model": digest_of_model(folder / "last"),
+        "base": digest_of_model(base / "last"),
+        "utterances": digest_of_utterances(utterances),
+    }
+    if kept := read_kept(folder, key):
+        return kept
+    bundle = load_model(folder / "last")
+    ways = {}
+    for name, search in ways_of(bundle.config).items():
+        texts, _ = recognise(bundle, utterances, search)
+        score = score_texts(utterances, texts, bundle.config.data.normalize)
+        change = None if folder == base else difference(score, base / f"{name}.{HYPOTHESES}")
+        keep_hypotheses(folder, score, f"{name}.{HYPOTHESES}")
+        ways[name] = {**describe_score(score), "against": change}
+    return keep(folder, key, {"ways": ways, **describe_run(folder)})
+
+
+def describe_run(folder: Path) -> Figures:
+    """Return what training took, in seconds, and where its losses ended, from its log.
+
+    Raises:
+        ValueError: The log cannot be read or holds nothing.
+    """
+    from asr.monitor import LOG
+    from asr.run_report import read_log
+
+    log = read_log(folder / LOG)
+    if not (log.train and log.starts):
+        raise ValueError(f"{folder / LOG}: found no losses, wanted the log of a run")
+    last = [record for record in log.train if record["step"] > 0.9 * log.step]
+    losses = {
+        name: statistics.fmean(record[name] for record in last)
+        for name in ("total", "ctc", "attention", "guide")
+    }  # the mean of the last tenth: one batch says little
+    return {
+        "updates": log.step,
+        "losses": losses,
+        "wall_seconds": round(log.seconds, 1),
+        "processor_seconds": round(log.processor_seconds, 2),
+        "machine": log.starts[-1]["machine"],
+    }
+
+
+def measure_training(args: argparse.Namespace, command: str) -> Iterator[Figures]:
+    """Train and judge the base and the techniques; yield all that is known after each.
+
+    Raises:
+        ValueError: Settings, data or a kept run cannot be used.
+        Stopped: A training was stopped.
+    """
+    import torch
+
+    from asr.benchmark import select_utterances
+
+    utterances = select_utterances(args.manifest, args.limit)
+    runs = training_folder(args.steps)
+    known: dict[str, Figures] = {}
+    for technique in (BASE, *TECHNIQUES):
+        overrides = overrides_of(technique, args.steps)
+        overrides.append(f"train.output_dir={runs / technique.name}")
+        folder = runs / technique.name
+        config = load_config(CONFIG, overrides)
+        torch.set_num_threads(config.train.threads or 1)
+        if not args.only or technique is BASE or technique.name in args.only:
+            train_technique(overrides)
+        elif not (folder / "last").is_dir() or differences(folder, config):
+            continue
+        figures = judge(folder, runs / BASE.name, utterances)
+        command_of_run = shlex.join(["python", "-m", "asr.train", _path(CONFIG), *overrides])
+        known[technique.name] = {**figures, "command": command_of_run}
+        yield {
+            "manifest": args.manifest, "utterances": len(utterances), "techniques": known,
+            **describe_machine(), "command": command,
+        }  # fmt: skip
+
+
+def training_folder(steps: int | None) -> Path:
+    """Return where the runs of a budget are kept, so that a try never meets the real ones."""
+    return RUNS / ("training" if steps is None else f"training_{steps}_updates")
+
+
+def _path(path: Path) -> str:
+    """Return a path as from the project's folder."""
+    root = RECIPE.parents[1]
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)

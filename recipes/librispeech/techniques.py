@@ -1,0 +1,103 @@
+"""What `ablations.py` changes, one thing at a time: in the search, and in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from asr.config import SearchConfig
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A search that differs from the default in one thing.
+
+    Attributes:
+        name: Of its folder.
+        text: For the table.
+        changes: Settings of the search with their values.
+        factors: Settings of the search, and by how much each is multiplied.
+    """
+
+    name: str
+    text: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, default: SearchConfig) -> SearchConfig:
+        """Return the settings of this search."""
+        scaled = {name: getattr(default, name) * by for name, by in self.factors.items()}
+        return replace(default, **{**self.changes, **scaled})
+
+
+@dataclass(frozen=True)
+class Technique:
+    """A training that differs from the base in one thing.
+
+    Attributes:
+        name: Of its folder, and for `--only`.
+        text: For the table.
+        overrides: Settings as `asr.train` takes them.
+    """
+
+    name: str
+    text: str
+    overrides: tuple[str, ...] = ()
+
+
+DEFAULT = Variant("default", "the default")
+VARIANTS = (
+    Variant("greedy_ctc", "greedy CTC alone", {"method": "ctc"}),
+    Variant("greedy_attention", "greedy attention alone", {"method": "greedy"}),
+    # The length bonus makes up for what the language model takes, and goes with it.
+    Variant(
+        "no_language_model",
+        "without language model and length bonus",
+        {"lm_weight": 0.0, "length_bonus": 0.0},
+    ),
+    Variant("half_language_model", "half the language model's weight", {}, {"lm_weight": 0.5}),
+    Variant(
+        "more_language_model", "one and a half times the language model's weight", {},
+        {"lm_weight": 1.5},
+    ),
+    Variant("no_length_bonus", "without length bonus", {"length_bonus": 0.0}),
+    Variant("no_ctc", "without CTC (weight 0)", {"ctc_weight": 0.0}),
+    Variant("no_decoder", "without the decoder (CTC weight 1)", {"ctc_weight": 1.0}),
+    *(Variant(f"beam_{k}", f"beam size {k}", {"beam_size": k}) for k in (1, 4, 8, 16, 32, 48)),
+)  # fmt: skip
+
+BASE = Technique("base", "the base")
+TECHNIQUES = (
+    Technique(
+        "no_spec_augment", "without SpecAugment",
+        ("augment.frequency_masks=0", "augment.time_masks=0"),
+    ),
+    Technique("no_speed", "without speed perturbation", ("augment.speed_factors=[1.0]",)),
+    Technique("frequency_warp", "with frequency warp of 10 %", ("augment.frequency_warp=0.1",)),
+    Technique("noise", "with noise in every second utterance", ("augment.noise_probability=0.5",)),
+    # Attention is guided by CTC's alignment, which does not exist without its loss.
+    Technique(
+        "no_ctc", "without CTC loss, hence without guided attention",
+        ("train.ctc_weight=0", "train.ctc_only_steps=0", "train.guided_attention_weight=0"),
+    ),
+    Technique(
+        "no_guided_attention", "without guided attention", ("train.guided_attention_weight=0",)
+    ),
+    Technique("no_label_smoothing", "without label smoothing", ("train.label_smoothing=0",)),
+    Technique("no_ema", "without averaged weights", ("train.ema_decay=0",)),
+    Technique(
+        "no_dropout", "without dropout", ("model.encoder_dropout=0", "model.decoder_dropout=0")
+    ),
+    Technique(
+        "dropout_0.3", "dropout 0.3", ("model.encoder_dropout=0.3", "model.decoder_dropout=0.3")
+    ),
+    Technique("gru", "GRU instead of LSTM", ("model.encoder_cell=gru",)),
+    # 32 channels of 20 bands are as wide for the first recurrent layer as 64 of 10.
+    Technique(
+        "frames_40ms", "frames of 40 ms with one CTC label instead of 80 ms with two",
+        ("model.conv_channels=[32,32]", "model.ctc_labels_per_frame=1"),
+    ),
+    Technique("location", "location-aware attention", ("model.attention=location",)),
+    Technique("no_short_first", "first pass in random order", ("data.short_first=false",)),
+)  # fmt: skip

@@ -1,0 +1,325 @@
+"""`recipes/librispeech/ablations.py`: one thing is changed at a time, tables come from figures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny_config
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPE = REPOSITORY / "recipes" / "librispeech"
+sys.path.insert(0, str(RECIPE))
+
+import ablation_tables  # noqa: E402
+import ablation_training  # noqa: E402
+import ablations  # noqa: E402
+from ablation_tables import FIGURES, MARKS, PAGE, SEARCH, TRAINING  # noqa: E402
+from ablation_training import CONFIG, overrides_of  # noqa: E402
+from techniques import BASE, DEFAULT, TECHNIQUES, VARIANTS, Technique  # noqa: E402
+
+from asr.checkpoint import load_model  # noqa: E402
+from asr.config import Config, SearchConfig, config_to_dict, load_config  # noqa: E402
+from asr.report import read_hypotheses  # noqa: E402
+from asr.run_report import settings_to_toml  # noqa: E402
+from asr.score import paired_bootstrap, score_utterance  # noqa: E402
+
+SHIPPED = SearchConfig(beam_size=9, lm_weight=0.6, length_bonus=1.0)
+
+
+def changed(config: Config, other: Config) -> set[str]:
+    """Return the names of the settings in which two configurations differ."""
+    tables, others = config_to_dict(config), config_to_dict(other)
+    return {
+        f"{section}.{name}"
+        for section, table in tables.items()
+        for name, value in table.items()
+        if value != others[section][name]
+    }
+
+
+def of_technique(technique: Technique, steps: int | None = None) -> Config:
+    return load_config(CONFIG, overrides_of(technique, steps))
+
+
+def read(path: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return figures
+
+
+def row(page: Path, text: str) -> list[str]:
+    """Return the cells of a table's row."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith(f"| {text} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_every_variant_is_another_search() -> None:
+    searches = [variant.of(SHIPPED) for variant in VARIANTS]
+    assert SHIPPED not in searches and DEFAULT.of(SHIPPED) == SHIPPED
+    assert len(set(map(str, searches))) == len(searches)
+    names = [variant.name for variant in (DEFAULT, *VARIANTS)]
+    assert len(set(names)) == len(names)
+    by_name = {variant.name: variant.of(SHIPPED) for variant in VARIANTS}
+    assert by_name["half_language_model"].lm_weight == pytest.approx(0.3)
+    assert by_name["more_language_model"].lm_weight == pytest.approx(0.9)
+
+
+def test_every_technique_is_another_training() -> None:
+    base = of_technique(BASE)
+    for technique in TECHNIQUES:
+        wanted = {override.split("=")[0] for override in technique.overrides}
+        assert changed(of_technique(technique), base) == wanted, technique.name
+    names = [technique.name for technique in (BASE, *TECHNIQUES)]
+    assert len(set(names)) == len(names)
+
+
+def test_the_base_is_the_recipe_with_little_data_and_a_small_budget() -> None:
+    differs = changed(of_technique(BASE), load_config(CONFIG))
+    assert "data.train_manifests" in differs and "train.max_steps" in differs
+    assert not [name for name in differs if name.startswith(("model.", "features.", "search."))]
+    shorter = of_technique(BASE, 25)
+    assert (shorter.train.max_steps, shorter.train.ctc_only_steps) == (25, 10)
+    unlike = changed(shorter, of_technique(BASE))
+    assert {name for name in unlike if not name.endswith(("_steps", "_every"))} == set()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
+    """Return a list that grows by the settings of each search that is measured."""
+    searches: list[SearchConfig] = []
+    original = ablations.recognise_beside
+
+    def count(*arguments: Any) -> Any:
+        searches.append(arguments[2])
+        return original(*arguments)
+
+    monkeypatch.setattr(ablations, "recognise_beside", count)
+    return searches
+
+
+SEARCH_COMMAND = [str(REPOSITORY / "data/tiny/test.jsonl"), "--limit", "5", "--results", "made"]
+SOME = ("greedy_ctc", "half_language_model", "no_length_bonus", "beam_1")  # the quick ones
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = tuple(variant for variant in VARIANTS if variant.name in SOME)
+    monkeypatch.setattr(ablations, "VARIANTS", some)
+
+
+def test_the_search_is_measured_once_and_the_table_made_of_it(
+    folder: Path, tiny_model_dir: Path, measured: list[SearchConfig], quick: None
+) -> None:
+    command = ["search", str(tiny_model_dir), *SEARCH_COMMAND]
+    assert ablations.main(command) == 0
+    figures = read(folder / "made" / FIGURES / SEARCH)
+    # Without a language model nothing is left of its weight.
+    assert figures["same_as_default"] == ["half_language_model", "no_length_bonus"]
+    assert list(figures["variants"]) == ["default", "greedy_ctc", "beam_1"]
+    assert len(measured) == 3
+    default, other = (figures["variants"][name] for name in ("default", "greedy_ctc"))
+    assert default["against"] is None and default["ratios"] == []
+    assert len(other["ratios"]) == 5 and all(ratio > 0 for ratio in other["ratios"])
+    difference = other["wer"] - default["wer"]
+    assert other["against"]["difference"] == pytest.approx(difference)
+    # The differences are those of the hypotheses that are kept.
+    runs = folder / "runs/ablations/search" / tiny_model_dir.name / "test"
+    counts = []
+    for name in ("greedy_ctc", "default"):
+        lines = (runs / name / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()
+        items = [json.loads(line) for line in lines]
+        scored = [score_utterance(i["id"], i["reference"], i["hypothesis"]) for i in items]
+        counts.append([item.words for item in scored])
+    assert list(paired_bootstrap(*counts).interval) == other["against"]["interval"]
+    page = folder / "made" / PAGE
+    cells = row(page, "greedy CTC alone")
+    assert cells[1].startswith(f"{100 * other['wer']:.2f} (")
+    assert cells[2].startswith(f"{100 * difference:+.2f} (")
+    assert row(page, "half the language model's weight")[1] == "the default itself"
+    assert row(page, "beam size 48")[1] == row(page, BASE.text)[1] == "not run"
+    text = page.read_text(encoding="utf-8")
+    page.unlink()
+    assert ablations.main(["table", "--results", "made"]) == 0
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_what_is_measured_is_kept_until_something_changes(
+    folder: Path, tiny_model_dir: Path, measured: list[SearchConfig], quick: None
+) -> None:
+    command = ["search", str(tiny_model_dir), *SEARCH_COMMAND]
+    assert ablations.main(command) == 0
+    every = len(measured)
+    before = read(folder / "made" / FIGURES / SEARCH)["variants"]
+    runs = folder / "runs/ablations/search" / tiny_model_dir.name / "test"
+    (runs / "greedy_ctc" / "result.json").unlink()  # as if it had been stopped there
+    (runs / "beam_1" / "result.json").write_text("{", encoding="utf-8")
+    del measured[:]
+    assert ablations.main(command) == 0
+    assert [(s.method, s.beam_size) for s in measured] == [("ctc", 2), ("beam", 1)]
+    after = read(folder / "made" / FIGURES / SEARCH)["variants"]
+    assert after["default"] == before["default"]
+    assert after["beam_1"]["wer"] == before["beam_1"]["wer"]
+    for changed_command in ([*command, "--again"], [*command, "--threads", "2"]):
+        del measured[:]
+        assert ablations.main(changed_command) == 0 and len(measured) == every
+    del measured[:]
+    assert ablations.main([*command[:3], "--limit", "4", *command[5:]]) == 0
+    assert len(measured) == every, "other utterances"
+
+
+@pytest.fixture
+def tones(folder: Path, tone_manifest: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Put a network that learns tones in seconds in the recipe's place; return a command."""
+    config = tiny_config(tone_manifest, folder / "unused", max_steps=4, log_every=1)
+    (folder / "config.toml").write_text(
+        settings_to_toml(json.loads(json.dumps(config_to_dict(config)))), encoding="utf-8"
+    )
+    (folder / "base.toml").write_text("[data]\ndev_manifests = []\n", encoding="utf-8")
+    monkeypatch.setattr(ablation_training, "CONFIG", folder / "config.toml")
+    monkeypatch.setattr(ablation_training, "DIFFERENCES", folder / "base.toml")
+    arguments = ["train", "--manifest", str(tone_manifest), "--limit", "6", "--results", "made"]
+    return [*arguments, "--only", "no_ctc", "gru"]
+
+
+def test_training_is_judged_and_goes_on_where_it_stood(
+    folder: Path, tones: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asr import train
+
+    calls: list[list[str]] = []
+    original = train.main
+
+    def main(arguments: list[str]) -> int:
+        calls.append(arguments)
+        return original(arguments)
+
+    monkeypatch.setattr(train, "main", main)
+    assert ablations.main(tones) == 0
+    known = read(folder / "made" / FIGURES / TRAINING)["techniques"]
+    assert list(known) == ["base", "no_ctc", "gru"] and len(calls) == 3
+    assert set(known["base"]["ways"]) == set(known["gru"]["ways"]) == {"ctc", "greedy", "beam"}
+    assert set(known["no_ctc"]["ways"]) == {"greedy", "beam"}, "its CTC head was not trained"
+    runs = folder / "runs/ablations/training"
+    assert load_model(runs / "gru" / "last").config.model.encoder_cell == "gru"
+    for way, figures in known["gru"]["ways"].items():
+        base = known["base"]["ways"][way]
+        assert base["against"] is None and len(
+            read_hypotheses(runs / f"base/{way}.hypotheses.jsonl")
+        )
+        assert figures["against"]["difference"] == pytest.approx(figures["wer"] - base["wer"])
+    assert known["gru"]["updates"] == 4 and known["gru"]["processor_seconds"] > 0
+    assert "model.encoder_cell=gru" in known["gru"]["command"]
+    page = folder / "made" / PAGE
+    assert row(page, "GRU instead of LSTM")[1].count("(") == 2
+    assert row(page, "without CTC loss, hence without guided attention")[1] == "–"
+    assert row(page, "dropout 0.3")[1:] == ["not run"] * 6
+    # Nothing is trained or judged again; a run that was stopped goes on from its state.
+    assert ablations.main(tones) == 0 and len(calls) == 3
+    assert read(folder / "made" / FIGURES / TRAINING)["techniques"] == known
+    (runs / "gru" / "last").rename(runs / "gru" / "gone")
+    assert ablations.main(tones) == 0 and len(calls) == 4
+    assert calls[-1][-1] == "train.resume=true"
+    again = read(folder / "made" / FIGURES / TRAINING)["techniques"]["gru"]
+    assert again["ways"] == known["gru"]["ways"]
+
+
+def test_a_stopped_training_ends_the_program_with_its_code(
+    folder: Path, tones: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr.train.main", lambda _: 143)
+    assert ablations.main(tones) == 143
+    assert not (folder / "made" / FIGURES / TRAINING).exists()
+
+
+def test_a_try_stays_away_from_the_results(
+    folder: Path, tones: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablations, "RECIPE", folder / "recipe")
+    at = tones.index("--results")
+    command = [*tones[:at], "--only", "gru", "--steps", "2"]
+    assert ablations.main(command) == 0
+    assert not (folder / "recipe").exists()
+    made = folder / "runs/ablations/training_2_updates"
+    assert row(made / PAGE, "GRU instead of LSTM")[1].count("(") == 2
+    assert read(made / FIGURES / TRAINING)["techniques"]["gru"]["updates"] == 2
+
+
+def test_a_run_with_other_settings_is_not_taken(
+    folder: Path, tones: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ablations.main(tones) == 0
+    capsys.readouterr()
+    (folder / "base.toml").write_text("[train]\nseed = 7\n[data]\ndev_manifests=[]\n", "utf-8")
+    assert ablations.main(tones) == 2
+    error = capsys.readouterr().err
+    assert "training/base: found a run with train.seed=1, wanted other" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "nowhere", SEARCH_COMMAND[0]], "nowhere: found no config.json"),
+        (["search", "MODEL", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["search", "MODEL", "empty.jsonl"], "empty.jsonl: found 0 utterances"),
+        (["search", "MODEL", "broken.jsonl"], "gone.wav: no such file"),
+        (["train", "--manifest", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["train", "--only", "magic"], "invalid choice: 'magic'"),
+        (["train", "--steps", "0"], "found '0', wanted a whole number above 0"),
+        (["table"], "damaged/ablations/search.json: no readable figures"),
+    ],
+)
+def test_errors_are_one_line(
+    folder: Path,
+    tiny_model_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    (folder / "empty.jsonl").touch()
+    (folder / "broken.jsonl").write_text(
+        '{"audio_filepath": "gone.wav", "duration": 1, "text": "a"}\n', encoding="utf-8"
+    )
+    results = "damaged" if arguments == ["table"] else "made"
+    (folder / "damaged" / FIGURES).mkdir(parents=True)
+    (folder / "damaged" / FIGURES / SEARCH).write_text('{"variants": {}}', encoding="utf-8")
+    command = [str(tiny_model_dir) if item == "MODEL" else item for item in arguments]
+    try:
+        code = ablations.main([*command, "--results", results])
+    except SystemExit as stop:  # the parser's
+        code = int(stop.code or 0)
+    error = capsys.readouterr().err
+    assert code == 2 and message in error and error.count("\n") == 1, error
+    assert not (folder / results / FIGURES / TRAINING).exists()
+
+
+def test_a_page_without_marks_is_named_before_the_work(
+    folder: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "made").mkdir()
+    (folder / "made" / PAGE).write_text("# Results\n", encoding="utf-8")
+    assert ablations.main(["search", str(tiny_model_dir), *SEARCH_COMMAND]) == 2
+    assert "ablations of the search: begin" in capsys.readouterr().err
+    assert not (folder / "runs").exists()
+
+
+def test_the_tables_that_ship_are_made_from_the_figures_that_ship() -> None:
+    text = (RECIPE / PAGE).read_text(encoding="utf-8")
+    for part, name, make in (
+        ("search", SEARCH, ablation_tables.search_table),
+        ("training", TRAINING, ablation_tables.training_table),
+    ):
+        path = RECIPE / FIGURES / name
+        begin, end = MARKS[part]
+        made = make(read(path) if path.exists() else None)
+        assert text.split(begin)[1].split(end)[0].strip() == made.strip()
