@@ -52,6 +52,7 @@ from engines_table import (
     write_texts,
 )
 
+from asr.arguments import Parser
 from asr.manifest import read_manifest
 from asr.report import describe_machine, write_between
 
@@ -253,9 +254,7 @@ def publish(options: argparse.Namespace) -> None:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; wrong ones end the program with code 2."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("manifests", nargs="*", type=Path, metavar="MANIFEST", help="JSON lines, a set each")
     add(

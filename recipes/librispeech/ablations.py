@@ -42,9 +42,9 @@ from kept import (
 )
 from techniques import DEFAULT, TECHNIQUES, VARIANTS
 
+from asr.arguments import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, Parser, positive
 from asr.config import SearchConfig
 from asr.manifest import Utterance
-from asr.options import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, Parser, positive
 from asr.report import HYPOTHESES, describe_machine, describe_score, write_whole
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asr.arguments import Parser
 from asr.report import write_between
 
 RECIPE = Path(__file__).parent
@@ -175,9 +176,7 @@ def _percent(rate: float, interval: tuple[float, float]) -> str:
 def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split the command line into ours and what follows `--`."""
     split = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("model", nargs="?", type=Path, help="model directory")
     parser.add_argument("--name", help="of the row; the configuration's name if it has one")
     parser.add_argument("--manifests", type=Path, default=Path("runs/manifests"))
