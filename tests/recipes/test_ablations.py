@@ -274,7 +274,7 @@ def test_a_run_with_other_settings_is_not_taken(
         (["search", "MODEL", "empty.jsonl"], "empty.jsonl: found 0 utterances"),
         (["search", "MODEL", "broken.jsonl"], "gone.wav: no such file"),
         (["train", "--manifest", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["train", "--only", "magic"], "invalid choice: 'magic'"),
+        (["train", "--only", "magic"], "--only: found 'magic', wanted one of"),
         (["train", "--steps", "0"], "found '0', wanted a whole number above 0"),
         (["table"], "damaged/ablations/search.json: no readable figures"),
     ],
