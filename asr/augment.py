@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ def perturb_power(
         The changed power (B, T, F).
     """
     chance = torch.Generator(power.device).manual_seed(generator.getrandbits(60))
-    centres = _mel_centres(settings).to(power.device)  # (F,) Hz
+    centres = _mel_centres(settings, power.device)
     if config.frequency_warp:
         power = _warp_frequency(power, centres, config.frequency_warp, chance)
     if config.room_probability:
@@ -115,12 +115,13 @@ def perturb_power(
     return power
 
 
-def _mel_centres(settings: FeatureConfig) -> Tensor:
+@lru_cache(maxsize=4)  # a GPU would wait for them in every update
+def _mel_centres(settings: FeatureConfig, device: torch.device) -> Tensor:
     """Return the centre of each mel band in Hz, on HTK's scale: (F,)."""
     edges = torch.tensor([settings.min_frequency, settings.max_frequency])
     low, high = (2595 * (1 + edges / 700).log10()).tolist()
     mels = torch.linspace(low, high, settings.num_mels + 2)[1:-1]
-    return 700 * (10 ** (mels / 2595) - 1)
+    return (700 * (10 ** (mels / 2595) - 1)).to(device)
 
 
 def _rand(chance: torch.Generator, like: Tensor, *shape: int) -> Tensor:
@@ -133,7 +134,7 @@ def _warp_frequency(power: Tensor, centres: Tensor, warp: float, chance: torch.G
     Vocal tract length perturbation: Jaitly and Hinton, 2013, with one slope up to the last band.
     """
     factors = 1 + warp * (2 * _rand(chance, power, len(power)) - 1)  # (B,)
-    wanted = (centres * factors[:, None]).clamp(max=float(centres[-1]))  # (B, F) Hz
+    wanted = torch.minimum(centres * factors[:, None], centres[-1])  # (B, F) Hz
     above = torch.searchsorted(centres, wanted).clamp(1, len(centres) - 1)
     left, right = centres[above - 1], centres[above]
     share = ((wanted - left) / (right - left)).clamp(min=0.0)[:, None]  # (B, 1, F)

@@ -127,6 +127,7 @@ def load_results(folder: Path) -> list[Result]:
     for path in sorted(folder.glob("*/*.json")):
         summary = read_summary(path)
         machine = summary["machine"]
+        threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
         results.append(
             Result(
                 model=path.parent.name,
@@ -136,7 +137,7 @@ def load_results(folder: Path) -> list[Result]:
                 cer=summary["cer"],
                 cer_interval=tuple(summary["cer_interval"]),
                 rtfx=summary["rtfx"],
-                machine=machine["gpu"] or f"{machine['threads']} threads of {machine['cpu']}",
+                machine=machine["gpu"] or f"{threads} of {machine['cpu']}",
                 date=summary["date"][:10],
                 command=summary["command"],
             )

@@ -76,6 +76,11 @@ TECHNIQUES = (
     Technique("no_speed", "without speed perturbation", ("augment.speed_factors=[1.0]",)),
     Technique("frequency_warp", "with frequency warp of 10 %", ("augment.frequency_warp=0.1",)),
     Technique("noise", "with noise in every second utterance", ("augment.noise_probability=0.5",)),
+    Technique("rooms", "with rooms for every second utterance", ("augment.room_probability=0.5",)),
+    Technique(
+        "telephone", "with a telephone's band for every fifth utterance",
+        ("augment.telephone_probability=0.2",),
+    ),
     # Attention is guided by CTC's alignment, which does not exist without its loss.
     Technique(
         "no_ctc", "without CTC loss, hence without guided attention",
