@@ -27,10 +27,10 @@ PRESETS = {
     "greedy": Preset({"method": "greedy"}, "the same as --method greedy"),
     "fast": Preset(
         {"method": "beam", "beam_size": 4, "ctc_weight": 1.0},
-        "half the time, more errors: --beam-size 4 --ctc-weight 1, without the decoder",
+        "less than half the time, more errors: --beam-size 4 --ctc-weight 1, without the decoder",
     ),
     "accurate": Preset(
-        {"method": "beam", "beam_size": 40}, "fewer errors, twice the time: --beam-size 40"
+        {"method": "beam", "beam_size": 40}, "fewer errors, half as long again: --beam-size 40"
     ),
 }
 
