@@ -83,7 +83,12 @@ def load_moonshine(folder: str | None) -> Recognise:
     """Return Moonshine tiny, from a folder or downloaded."""
     import moonshine_onnx
     import numpy as np
+    import onnxruntime
 
+    # Its threads take every core, whatever the process may use, unless they are told otherwise.
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = len(os.sched_getaffinity(0))
+    onnxruntime.InferenceSession = partial(onnxruntime.InferenceSession, sess_options=settings)
     model = moonshine_onnx.MoonshineOnnxModel(models_dir=folder, model_name="moonshine/tiny")
     tokenizer = moonshine_onnx.load_tokenizer()
 
