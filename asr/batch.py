@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from asr.lexicon import Lexicon
 from asr.order import Leg
 from asr.tokenizer import CharTokenizer
 
-_TENSORS = ("waveform", "num_samples", "tokens", "token_lengths", "counts")
+_TENSORS = (
+    "waveform", "num_samples", "tokens", "token_lengths", "counts", "phones", "phone_lengths",
+)  # fmt: skip
 _MOST_SILENT = 100  # updates on end in which a process could read nothing
 
 
@@ -30,6 +33,8 @@ class Batch:
             every update, also one that has no utterance for it.
         indices: Which utterances of the data these are, -1 for silence that stands in.
         problems: What was wrong with what could not be read and is left out.
+        phones: (B, P) phone ids of the texts, padded with 0; see `with_phones`.
+        phone_lengths: (B,) phones.
     """
 
     waveform: Tensor
@@ -39,15 +44,33 @@ class Batch:
     counts: Tensor
     indices: tuple[int, ...]
     problems: tuple[str, ...] = ()
+    phones: Tensor | None = None
+    phone_lengths: Tensor | None = None
+
+    def with_phones(self, lexicon: Lexicon, tokenizer: CharTokenizer) -> Batch:
+        """Return the batch, on the CPU, with the pronunciation of its texts."""
+        lengths = self.token_lengths.tolist()
+        texts = [
+            tokenizer.decode(row[:n]) for row, n in zip(self.tokens.tolist(), lengths, strict=True)
+        ]
+        spoken = [torch.tensor(lexicon.encode(text), dtype=torch.long) for text in texts]
+        return replace(
+            self,
+            phones=pad_sequence(spoken, batch_first=True),
+            phone_lengths=torch.tensor([len(phones) for phones in spoken]),
+        )
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on a device."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
-        return replace(self, **moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from where a GPU fetches it unattended."""
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in _TENSORS})
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return replace(self, **{n: change(t) for n, t in tensors.items() if t is not None})
 
 
 def make_batch(

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,15 +20,20 @@ from torch import Tensor
 from asr.confidence import ConfidenceModel
 from asr.config import Config, config_from_dict, config_to_dict
 from asr.features import LogMel
+from asr.lexicon import Lexicon
 from asr.lm import CharNgramLM
 from asr.model import SpeechModel
 from asr.quantize import dequantize, quantize
 from asr.tokenizer import CharTokenizer
+from asr.word_lm import WordNgramLM
 
 LANGUAGE_MODEL, CONFIDENCE = "lm.safetensors", "confidence.json"
+LEXICON, WORD_MODEL = "lexicon.safetensors", "words.safetensors"
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
 WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
-MODEL_FILES = (CONFIG, TOKENIZER, WEIGHTS, LANGUAGE_MODEL, CONFIDENCE)  # all that inference reads
+MODEL_FILES = (
+    CONFIG, TOKENIZER, WEIGHTS, LANGUAGE_MODEL, CONFIDENCE, LEXICON, WORD_MODEL,
+)  # fmt: skip  # all that inference reads
 
 
 class CheckpointError(ValueError):
@@ -47,6 +52,8 @@ class ModelBundle:
         directory: Where it came from.
         language_model: Of its language, if it has one.
         confidence: Says how sure its words are, if it was fitted.
+        lexicon: Pronunciations, if it was trained with them.
+        word_model: The language model of whole words, if it has one.
     """
 
     model: SpeechModel
@@ -56,6 +63,8 @@ class ModelBundle:
     directory: Path
     language_model: CharNgramLM | None = None
     confidence: ConfidenceModel | None = None
+    lexicon: Lexicon | None = None
+    word_model: WordNgramLM | None = None
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +89,8 @@ def load_model(
     Args:
         directory: Where it lies; ``None`` is the model inside the package.
         device: Where its weights go.
-        language_model: Load it as well, if there is one; only a beam search needs it.
+        language_model: Load the language models and the lexicon as well, if there are any;
+            greedy search needs none.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit the
@@ -94,10 +104,12 @@ def load_model(
         config = config_from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         tokenizer = CharTokenizer.load(folder / TOKENIZER)
         weights = dequantize(load_file(folder / WEIGHTS))
-        has_lm = language_model and (folder / LANGUAGE_MODEL).is_file()
-        text_model = CharNgramLM.load(folder / LANGUAGE_MODEL) if has_lm else None
-        is_fitted = (folder / CONFIDENCE).is_file()
-        confidence = ConfidenceModel.load(folder / CONFIDENCE) if is_fitted else None
+        confidence = _load_if_there(ConfidenceModel, folder / CONFIDENCE)
+        text_model = lexicon = word_model = None
+        if language_model:
+            lexicon = _load_if_there(Lexicon, folder / LEXICON)
+            text_model = _load_if_there(CharNgramLM, folder / LANGUAGE_MODEL)
+            word_model = _load_if_there(WordNgramLM, folder / WORD_MODEL)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: damaged model directory: {error}") from error
     model, features, built = build_model(config)
@@ -118,7 +130,21 @@ def load_model(
         folder,
         text_model,
         confidence,
+        lexicon,
+        word_model,
     )
+
+
+class _Loadable(Protocol):
+    @classmethod
+    def load(cls, path: Path) -> Self: ...
+
+
+_Part = TypeVar("_Part", bound=_Loadable)
+
+
+def _load_if_there(kind: type[_Part], path: Path) -> _Part | None:
+    return kind.load(path) if path.is_file() else None
 
 
 def save_model(
@@ -130,6 +156,8 @@ def save_model(
     dtype: torch.dtype = torch.float32,
     card: str = "",
     language_model: CharNgramLM | None = None,
+    lexicon: Lexicon | None = None,
+    word_model: WordNgramLM | None = None,
 ) -> None:
     """Write a model directory, whole or not at all.
 
@@ -143,6 +171,8 @@ def save_model(
             large matrices in eight bits (see ``asr.quantize``) and the rest in single precision.
         card: Text of the model card, ``README.md``; empty writes none.
         language_model: Written beside the weights.
+        lexicon: Likewise.
+        word_model: Likewise.
 
     Raises:
         OSError: It could not be written; what was there is as before.
@@ -163,6 +193,10 @@ def save_model(
             (temporary / CARD).write_text(card, encoding="utf-8")
         if language_model is not None:
             language_model.save(temporary / LANGUAGE_MODEL)
+        if lexicon is not None:
+            lexicon.save(temporary / LEXICON)
+        if word_model is not None:
+            word_model.save(temporary / WORD_MODEL)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(f"{folder}: cannot be written ({error})") from error

@@ -62,6 +62,7 @@ class ModelConfig:
     ] = ()  # joins frames in pairs after these layers (0 is the first)
     encoder_dropout: float = 0.2
     ctc_labels_per_frame: int = 1  # CTC outputs an encoder frame, for low frame rates
+    phone_labels: int = 0  # of a second CTC head, blank included; set by data.lexicon
     attention: Literal["content", "location", "none"] = "content"
     attention_heads: int = 4
     attention_width: int = 256  # of all heads together
@@ -97,6 +98,7 @@ class DataConfig:
     train_manifests: tuple[str, ...] = ()  # or tar shards: shards/train-{000000..000041}.tar
     dev_manifests: tuple[str, ...] = ()
     alphabet: str = ENGLISH_ALPHABET
+    lexicon: str = ""  # pronunciations: a second CTC head learns phones; see recipes/lexicon
     normalize: Literal["english", "none"] = "english"
     min_seconds: float = 0.3
     max_seconds: float = 20.0  # longer utterances are left out of training
@@ -129,6 +131,7 @@ class TrainConfig:
     beta2: float = 0.98
     gradient_clip: float = 1.0
     ctc_weight: float = 0.3
+    phone_weight: float = 0.5  # of CTC over phones, beside the rest; with data.lexicon only
     ctc_only_steps: int = (
         0  # first steps without the decoder: faster, and attention starts on good frames
     )

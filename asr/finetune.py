@@ -18,14 +18,21 @@ from asr.tokenizer import CharTokenizer
 DROPOUTS = ("encoder_dropout", "decoder_dropout")  # belong to the training, not to the network
 
 
-def network_differences(config: Config, other: Config) -> list[str]:
-    """Return the settings, as ``section.name=value`` of ``other``, that make it another network."""
+def network_differences(config: Config, other: Config, may_differ: str = "") -> list[str]:
+    """Return the settings, as ``section.name=value`` of ``other``, that make it another network.
+
+    Args:
+        config: Of one network.
+        other: Of the other.
+        may_differ: Name of a setting that does not count.
+    """
+    passed_over = (*DROPOUTS, may_differ)
     found = []
     for section in ("features", "model"):
         ours, theirs = getattr(config, section), getattr(other, section)
         for field in dataclasses.fields(ours):
             value = getattr(theirs, field.name)
-            if value != getattr(ours, field.name) and field.name not in DROPOUTS:
+            if value != getattr(ours, field.name) and field.name not in passed_over:
                 found.append(f"{section}.{field.name}={value}")
     return found
 
@@ -58,7 +65,7 @@ def take_weights(
         if _is_by_character(name):
             groups = model.config.ctc_labels_per_frame if name.startswith("ctc_head.") else 1
             _copy_rows(ours[name], tensor, new, old, groups)
-        else:
+        elif name in ours and ours[name].shape == tensor.shape:  # not so a head for other phones
             ours[name].copy_(tensor)
     fresh = len(tokenizer.alphabet) - len(shared)
     return f"starting from {start.directory}" + (f"; {fresh} characters are new" if fresh else "")

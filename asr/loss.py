@@ -1,4 +1,8 @@
-"""What training makes small: CTC and attention together, attention guided by CTC."""
+"""What training makes small: CTC and attention together, attention guided by CTC.
+
+With a lexicon, a second CTC head learns phones: English spelling has to be learned from text,
+but a phone sounds much the same wherever it stands, and a few hours teach it.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +21,21 @@ from asr.tokenizer import CharTokenizer
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars, in nats a character; without the decoder the last two are zero.
+    """Scalars, in nats a character; what is not trained is zero.
 
     Attributes:
         total: What is differentiated.
         ctc: CTC loss.
         attention: Cross-entropy of the decoder, with label smoothing.
         guide: Negative log of the attention that lies where CTC places a character.
+        phone: CTC loss over phones.
     """
 
     total: Tensor
     ctc: Tensor
     attention: Tensor
     guide: Tensor
+    phone: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class JointLoss(nn.Module):
         with_decoder: bool,
         counts: Tensor,
         size: UpdateSize,
+        phones: Tensor | None = None,
+        phone_lengths: Tensor | None = None,
     ) -> Losses:
         """Return the losses of a batch, as this process's share of the update's mean.
 
@@ -88,15 +96,22 @@ class JointLoss(nn.Module):
             with_decoder: False trains encoder and CTC head alone.
             counts: (B,) booleans, False for a stand-in that must not be learned from.
             size: Of the whole update.
+            phones: (B, P) phone ids, padded with 0, for a network with a head for them.
+            phone_lengths: (B,).
         """
         model = self.model
         encoded = model.encode(features, feature_lengths)
         log_probs, lengths = model.ctc_log_probs(encoded)
         ctc = ctc_loss(log_probs, lengths, tokens, token_lengths)  # (B,)
         ctc = ctc.masked_fill(~counts, 0.0).sum() / size.characters
-        zero = torch.zeros_like(ctc)
+        phone = zero = torch.zeros_like(ctc)
+        if phones is not None and phone_lengths is not None:
+            spoken, lengths_of_spoken = model.phone_log_probs(encoded)
+            phone = ctc_loss(spoken, lengths_of_spoken, phones, phone_lengths)  # (B,)
+            phone = phone.masked_fill(~counts, 0.0).sum() / size.characters
+        extra = self.config.phone_weight * phone
         if not with_decoder:
-            return Losses(ctc, ctc, zero, zero)
+            return Losses(ctc + extra, ctc, zero, zero, phone)
         logits, weights = model.decoder(self.with_start(tokens), encoded)
         attention = self.cross_entropy(logits, tokens, token_lengths, counts) / size.ends
         guide = zero
@@ -105,8 +120,9 @@ class JointLoss(nn.Module):
             usable = ctc_feasible(tokens, token_lengths, lengths) & counts
             guide = self.guide(weights[:, :-1], frames, token_lengths * usable) / size.characters
         ctc_weight = self.config.ctc_weight
-        total = ctc_weight * ctc + (1 - ctc_weight) * attention
-        return Losses(total + self.config.guided_attention_weight * guide, ctc, attention, guide)
+        total = ctc_weight * ctc + (1 - ctc_weight) * attention + extra
+        total = total + self.config.guided_attention_weight * guide
+        return Losses(total, ctc, attention, guide, phone)
 
     @staticmethod
     def with_start(tokens: Tensor) -> Tensor:

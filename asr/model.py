@@ -4,6 +4,7 @@
       → FrontEnd      strided convolutions, fewer frames          (B, S, C)
       → Encoder       stacked recurrent layers                    (B, S, D)
       → ctc_log_probs characters without a decoder                (B, S', V)
+      → phone_log_probs  phones, for the search over words        (B, S', P)
       → Decoder       embedding → GRU → attention → GRU → linear  (B, U, V)
 
 Every integer length travels with its tensor, and nothing computed for an utterance depends on
@@ -387,6 +388,11 @@ class SpeechModel(nn.Module):
         self.ctc_head = nn.Linear(
             self.encoder.output_width, vocab_size * config.ctc_labels_per_frame
         )
+        self.phone_head: nn.Linear | None = None
+        if config.phone_labels:
+            self.phone_head = nn.Linear(
+                self.encoder.output_width, config.phone_labels * config.ctc_labels_per_frame
+            )
         frame_seconds = shift_seconds * self.encoder.subsampling
         self.decoder = Decoder(config, self.encoder, vocab_size, frame_seconds)
 
@@ -397,6 +403,19 @@ class SpeechModel(nn.Module):
 
     def ctc_log_probs(self, encoded: EncoderOutput) -> tuple[Tensor, Tensor]:
         """Return CTC log-probs (B, S', V) and lengths (B,); S' is S · ctc_labels_per_frame."""
+        return self._label_log_probs(self.ctc_head, encoded)
+
+    def phone_log_probs(self, encoded: EncoderOutput) -> tuple[Tensor, Tensor]:
+        """Return the same over phones, (B, S', P) and (B,); label 0 is the blank.
+
+        Raises:
+            ValueError: The network was trained without a lexicon.
+        """
+        if self.phone_head is None:
+            raise ValueError("the network knows no phones, wanted one trained with data.lexicon")
+        return self._label_log_probs(self.phone_head, encoded)
+
+    def _label_log_probs(self, head: nn.Linear, encoded: EncoderOutput) -> tuple[Tensor, Tensor]:
         labels = self.config.ctc_labels_per_frame
-        logits = self.ctc_head(encoded.encoder_out).unflatten(2, (labels, self.vocab_size))
+        logits = head(encoded.encoder_out).unflatten(2, (labels, -1))
         return logits.flatten(1, 2).float().log_softmax(dim=2), encoded.encoder_out_lengths * labels

@@ -30,6 +30,7 @@ from asr.checkpoint import (
 from asr.config import Config, SearchConfig, SearchMethod, config_from_dict, config_to_dict
 from asr.dataset import open_source
 from asr.finetune import freeze, network_differences, take_weights
+from asr.lexicon import Lexicon
 from asr.loss import JointLoss, UpdateSize
 from asr.model import SpeechModel
 from asr.monitor import Monitor
@@ -95,11 +96,13 @@ class Trainer:
         self.stop_signal = 0
         self.messages: list[str] = []
         torch.manual_seed(config.train.seed)
+        self.start = load_model(config.train.init_from) if config.train.init_from else None
+        self.lexicon = self._find_lexicon()
+        labels = self.lexicon.num_labels if self.lexicon else 0
+        self.config = config = replace(config, model=replace(config.model, phone_labels=labels))
+        self._check_start()
         model, self.features, self.tokenizer = build_model(config)
         self._load_data()
-        self.start: ModelBundle | None = None
-        if config.train.init_from:
-            self.start = self._load_start(config.train.init_from)
         if self.start and not config.train.resume:
             self.messages.append(take_weights(self.start, model, self.features, self.tokenizer))
         elif not config.train.resume:
@@ -127,13 +130,22 @@ class Trainer:
         waits = not self.uses_decoder(self.progress.step)
         return DistributedDataParallel(loss, find_unused_parameters=waits)
 
-    def _load_start(self, directory: str) -> ModelBundle:
-        start = load_model(directory)
-        if differences := network_differences(self.config, start.config):
+    def _find_lexicon(self) -> Lexicon | None:
+        """Return the lexicon that was named, else that of the model that the run starts from."""
+        if self.config.data.lexicon:
+            return Lexicon.open(self.config.data.lexicon)
+        start, alphabet = self.start, self.config.data.alphabet
+        return start.lexicon if start and start.tokenizer.alphabet == alphabet else None
+
+    def _check_start(self) -> None:
+        if not self.start:
+            return
+        # A head for phones may be new, or be left out for another alphabet.
+        if found := network_differences(self.config, self.start.config, "phone_labels"):
             raise ValueError(
-                f"train.init_from: {directory} is another network; wanted {' '.join(differences)}"
+                f"train.init_from: {self.config.train.init_from} is another network; "
+                f"wanted {' '.join(found)}"
             )
-        return start
 
     @property
     def averaged_model(self) -> SpeechModel:
@@ -216,6 +228,8 @@ class Trainer:
         if stopping:
             return None
         size = UpdateSize.of(characters, utterances, distributed.world_size())
+        if self.lexicon:
+            batch = batch.with_phones(self.lexicon, self.tokenizer)
         scalars = self.step(batch.to(self.device), size)
         self.progress.position = position
         audio_seconds = samples / self.config.features.sample_rate
@@ -246,7 +260,7 @@ class Trainer:
         ):
             losses = self.loss(
                 features, lengths, batch.tokens, batch.token_lengths,
-                self.uses_decoder(step), batch.counts, size,
+                self.uses_decoder(step), batch.counts, size, batch.phones, batch.phone_lengths,
             )  # fmt: skip
         losses.total.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.train.gradient_clip)
@@ -286,14 +300,15 @@ class Trainer:
         if not distributed.is_main():
             return
         search = replace(self.config.search, method=method)
-        language_model = None
+        language_model = word_model = None
         if self.start and self.start.tokenizer.alphabet == self.tokenizer.alphabet:
-            language_model = self.start.language_model
+            language_model, word_model = self.start.language_model, self.start.word_model
             if self.config.search == SearchConfig():
                 search = self.start.config.search
         save_model(
             self.output_dir / name, self.averaged_model, self.features, self.tokenizer,
             replace(self.config, search=search), language_model=language_model,
+            lexicon=self.lexicon, word_model=word_model,
         )  # fmt: skip
 
     def run(self) -> int:
