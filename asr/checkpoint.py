@@ -9,6 +9,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -25,6 +26,7 @@ from asr.lm import CharNgramLM
 from asr.model import SpeechModel
 from asr.quantize import dequantize, quantize
 from asr.tokenizer import CharTokenizer
+from asr.word_decoder import WordDecoder
 from asr.word_lm import WordNgramLM
 
 LANGUAGE_MODEL, CONFIDENCE = "lm.safetensors", "confidence.json"
@@ -65,6 +67,13 @@ class ModelBundle:
     confidence: ConfidenceModel | None = None
     lexicon: Lexicon | None = None
     word_model: WordNgramLM | None = None
+
+    @cached_property
+    def word_decoder(self) -> WordDecoder | None:
+        """Searches for whole words, if there are a lexicon and a language model of words."""
+        if self.lexicon is None or self.word_model is None:
+            return None
+        return WordDecoder(self.lexicon, self.word_model, self.tokenizer, self.language_model)
 
     @property
     def device(self) -> torch.device:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 ENGLISH_ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"
 
 
-SearchMethod = Literal["ctc", "greedy", "beam"]
+SearchMethod = Literal["ctc", "greedy", "beam", "words"]
 
 
 class ConfigError(ValueError):
@@ -148,14 +148,18 @@ class TrainConfig:
 class SearchConfig:
     """How transcripts are searched for."""
 
-    method: SearchMethod = "beam"  # greedy CTC, greedy attention, or both along a beam
+    # Greedy CTC, greedy attention, both along a beam, or CTC over phones along whole words.
+    method: SearchMethod = "beam"
     beam_size: int = 8
     ctc_weight: float = 0.3  # attention has the rest
-    lm_weight: float = 0.0  # of the language model, added to the rest; beam search only
+    lm_weight: float = 0.0  # of the language model, added to the rest; not for greedy search
     length_bonus: float = 0.0  # nats a character: makes up for what the language model takes
+    word_bonus: float = 0.0  # nats a word; search over words only, as are the next two
+    rescore: int = 20  # texts that decoder and CTC over characters weigh in the end; 0 is none
+    rescore_weight: float = 0.3  # of their say, of which CTC has ctc_weight
     max_chars_per_second: float = 30.0
-    nbest: int = 1  # texts wanted of each utterance; beam search only
-    hotwords: tuple[str, ...] = ()  # phrases to listen for, in the alphabet; beam search only
+    nbest: int = 1  # texts wanted of each utterance; not of greedy search
+    hotwords: tuple[str, ...] = ()  # phrases to listen for, in the alphabet; not in greedy search
     hotword_weight: float = 1.25  # nats for each character of a phrase that is there
 
 
@@ -319,7 +323,6 @@ def _check(config: Config) -> None:
     fractions = (
         ("train.ctc_weight", config.train.ctc_weight),
         ("search.ctc_weight", config.search.ctc_weight),
-        ("search.lm_weight", config.search.lm_weight),
         ("train.ema_decay", config.train.ema_decay),
         ("model.encoder_dropout", config.model.encoder_dropout),
         ("model.decoder_dropout", config.model.decoder_dropout),
@@ -332,6 +335,10 @@ def _check(config: Config) -> None:
     for name, value in fractions:
         if not 0 <= value <= 1:
             raise ConfigError(f"{name}: found {value}, wanted 0 to 1")
+    for name in ("lm_weight", "rescore", "rescore_weight"):
+        value = getattr(config.search, name)
+        if value < 0:
+            raise ConfigError(f"search.{name}: found {value}, wanted at least 0")
     if config.augment.noise_min_snr_db > config.augment.noise_max_snr_db:
         raise ConfigError(
             f"augment.noise_min_snr_db: found {config.augment.noise_min_snr_db}, wanted at most "

@@ -23,10 +23,12 @@ from asr.search import Hypothesis, Scorer, beam_search, greedy_search
 from asr.stepper import AttentionScorer
 from asr.tokenizer import CharTokenizer
 from asr.transcript import Alternative, Segment, Word
+from asr.word_decoder import WordDecoder
 
 # A prefix so many nats behind a finished text does not catch up; without this bound, a length
 # bonus keeps the search going to `max_tokens`.
 _END_MARGIN = 20.0
+NO_WORDS = "the model has no lexicon or no language model of words, wanted both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def decode_batch(
     search: SearchConfig,
     language_model: CharNgramLM | None = None,
     confidence: ConfidenceModel | None = None,
+    word_decoder: WordDecoder | None = None,
     *,
     words: bool = False,
     encoded: EncoderOutput | None = None,
@@ -103,10 +106,11 @@ def decode_batch(
         num_samples: (B,) samples of each waveform.
         search: "ctc" takes the best label of each frame, "greedy" the best next character of
             the decoder, "beam" weighs both along `beam_size` prefixes. With a `ctc_weight` of
-            1 the decoder is not run, with 0 CTC is not run.
+            1 the decoder is not run, with 0 CTC is not run. "words" is `WordDecoder`'s.
         language_model: Joins the beam with `lm_weight`.
         confidence: Says how sure the words are. Without it, that is CTC's own opinion: the mean
             probability of a word's characters on the best path, which is no calibrated one.
+        word_decoder: Searches for whole words, with the method "words".
         words: Whether to find the times and confidences of words.
         encoded: What `encode_batch` made of the batch, where it is decoded in several ways.
 
@@ -114,12 +118,14 @@ def decode_batch(
         B results.
 
     Raises:
-        ValueError: Several texts or hot words are wanted of another method than "beam", or a hot
-            word cannot be spelled.
+        ValueError: Several texts or hot words are wanted of greedy search, words without a
+            `word_decoder`, or a hot word cannot be spelled.
     """
-    if search.method != "beam" and (search.nbest > 1 or search.hotwords):
+    if search.method in ("ctc", "greedy") and (search.nbest > 1 or search.hotwords):
         wish = f"{search.nbest} texts" if search.nbest > 1 else "hot words"
         raise ValueError(f"search method {search.method!r}: found a wish for {wish}, wanted 'beam'")
+    if search.method == "words" and word_decoder is None:
+        raise ValueError(f"search method 'words': {NO_WORDS}")
     was_training = model.training
     model.eval()
     try:
@@ -128,7 +134,10 @@ def decode_batch(
         seconds = num_samples / features.config.sample_rate
         # One more, so that even the shortest sound may be a character.
         max_tokens = (seconds * search.max_chars_per_second).long() + 1
-        found = _search(model, encoded, max_tokens, tokenizer, search, language_model)
+        if search.method == "words" and word_decoder is not None:
+            found = word_decoder(model, encoded, search)
+        else:
+            found = _search(model, encoded, max_tokens, tokenizer, search, language_model)
         nbest = [_alternatives(hypotheses, tokenizer) for hypotheses in found]
         texts = [alternatives[0].text for alternatives in nbest]
         said: list[tuple[Word, ...]] = [()] * len(texts)

@@ -17,20 +17,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of the search under one name."""
+    """Settings of the search under one name.
+
+    Attributes:
+        search: For the search along characters.
+        words: For the search along whole words, where the model has one; None is `search` again.
+        help: What it is good for.
+    """
 
     search: dict[str, Any]
+    words: dict[str, Any] | None
     help: str
 
 
 PRESETS = {
-    "greedy": Preset({"method": "greedy"}, "the same as --method greedy"),
+    "greedy": Preset({"method": "greedy"}, None, "the same as --method greedy"),
     "fast": Preset(
         {"method": "beam", "beam_size": 4, "ctc_weight": 1.0},
-        "less than half the time, more errors: --beam-size 4 --ctc-weight 1, without the decoder",
+        {"method": "words", "beam_size": 100, "rescore": 0},
+        "less time, more errors: a smaller beam, and the decoder has no say",
     ),
     "accurate": Preset(
-        {"method": "beam", "beam_size": 40}, "fewer errors, half as long again: --beam-size 40"
+        {"method": "beam", "beam_size": 40},
+        {"method": "words", "beam_size": 1500, "rescore": 60},
+        "fewer errors, more time: a larger beam",
     ),
 }
 
@@ -43,9 +53,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="DIR", help="model directory (default: the built-in one)")
     group.add_argument(
         "--method",
-        choices=("beam", "greedy", "ctc"),
-        help="beam weighs CTC and the decoder along several paths, greedy follows the decoder "
-        "alone, ctc takes the best of each moment and is fastest (default: what the model was "
+        choices=("words", "beam", "greedy", "ctc"),
+        help="words searches for the words of a large vocabulary and lets the decoder choose among "
+        "the best texts, beam spells by CTC and the decoder along several paths, greedy follows "
+        "the decoder alone, ctc takes the best of each moment (default: what the model was "
         "tuned for)",
     )
     for name, preset in PRESETS.items():
@@ -56,13 +67,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--beam-size",
         type=positive,
         metavar="K",
-        help="paths kept by the beam search: more is slower and a little better",
+        help="paths kept by the search: more is slower and a little better",
     )
     group.add_argument(
         "--ctc-weight",
         type=number("a number from 0 to 1", 0.0, 1.0),
         metavar="W",
-        help="share of CTC in the beam search, 0 to 1; the decoder has the rest",
+        help="share of CTC over characters, 0 to 1; the decoder has the rest",
     )
     group.add_argument(
         "--length-bonus",
@@ -72,9 +83,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--lm-weight",
-        type=number("a number from 0 to 1", 0.0, 1.0),
+        type=number("a number of at least 0", 0.0),
         metavar="W",
-        help="weight of the language model in the beam search, 0 to 1; 0 is without",
+        help="weight of the language model in the search; 0 is without",
     )
     group.add_argument(
         "--hotwords",
@@ -126,13 +137,15 @@ def check_arguments(args: argparse.Namespace) -> None:
     of_beam = _beam_options(args)
     if of_beam and method in ("greedy", "ctc"):
         option = of_beam[0].replace("_", "-")
-        raise ValueError(f"--{option}: found beside the method {method}, wanted the beam search")
+        raise ValueError(
+            f"--{option}: found beside the method {method}, wanted the method words or beam"
+        )
     if args.hotword_weight is not None and args.hotwords is None:
         raise ValueError("--hotword-weight: found no --hotwords, wanted the words it is for")
 
 
 def _beam_options(args: argparse.Namespace) -> list[str]:
-    """Return which options of the beam search were given."""
+    """Return which options of a search along several paths were given."""
     return [name for name in _BEAM_OPTIONS if getattr(args, name) is not None]
 
 
@@ -152,10 +165,16 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
     of_beam = _beam_options(args)
     chosen = {name: getattr(args, name) for name in of_beam}
     preset: dict[str, Any] = args.preset.search if args.preset else {}
-    method = args.method or preset.get("method")
-    is_beam = method in (None, "beam")
-    bundle = load_model(args.model, choose_device(args.device), language_model=is_beam)
+    is_greedy = (args.method or preset.get("method")) in ("greedy", "ctc")
+    bundle = load_model(args.model, choose_device(args.device), language_model=not is_greedy)
     search = bundle.config.search
+    if args.preset and args.preset.words and search.method == "words" and args.method != "beam":
+        preset = args.preset.words
+    method = args.method or preset.get("method")
+    if method == "words" and bundle.word_decoder is None:
+        from asr.decode import NO_WORDS
+
+        raise ValueError(f"--method words: {bundle.directory}: {NO_WORDS}")
     if args.lm_weight and bundle.language_model is None:
         raise ValueError(f"--lm-weight: {bundle.directory} has no language model, wanted one")
     if args.hotwords is not None:
@@ -163,7 +182,7 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
 
         alphabet, spelling = bundle.tokenizer.alphabet, bundle.config.data.normalize
         chosen["hotwords"] = parse_hotwords(args.hotwords, alphabet, spelling)
-    if of_beam:
+    if of_beam and search.method in ("greedy", "ctc"):
         chosen["method"] = "beam"  # asking for these asks for a beam
     if method is not None:
         chosen["method"] = method

@@ -64,6 +64,7 @@ def recognize(
             search or bundle.config.search,
             bundle.language_model,
             bundle.confidence,
+            bundle.word_decoder,
             words=words,
         )
         found.update(zip(batch, results, strict=True))

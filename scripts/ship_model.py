@@ -21,9 +21,19 @@ from pathlib import Path
 import torch
 
 from asr.arguments import Parser
-from asr.checkpoint import CONFIDENCE, DEFAULT_MODEL, LANGUAGE_MODEL, load_model, save_model
+from asr.checkpoint import (
+    CONFIDENCE,
+    DEFAULT_MODEL,
+    LANGUAGE_MODEL,
+    LEXICON,
+    WORD_MODEL,
+    load_model,
+    save_model,
+)
 from asr.config import load_config
+from asr.lexicon import Lexicon
 from asr.lm import CharNgramLM
+from asr.word_lm import WordNgramLM
 
 STORAGE = {"int8": torch.int8, "fp16": torch.float16}
 
@@ -33,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("model", help="model directory")
     parser.add_argument("--lm", type=Path, help="its language model")
+    parser.add_argument("--lexicon", type=Path, help="its pronunciations, as text or as saved")
+    parser.add_argument("--word-lm", type=Path, help="its language model of words")
     parser.add_argument("--storage", choices=STORAGE, default="int8", help="type of large weights")
     parser.add_argument("--output-dir", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("overrides", nargs="*", metavar="search.key=value")
@@ -40,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         bundle = load_model(options.model)
         language_model = CharNgramLM.load(options.lm) if options.lm else None
+        lexicon = Lexicon.open(options.lexicon) if options.lexicon else None
+        word_model = WordNgramLM.load(options.word_lm) if options.word_lm else None
         search = load_config(None, options.overrides).search if options.overrides else None
         config = replace(bundle.config, search=search or bundle.config.search)
         folder = options.output_dir
@@ -50,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         (folder / CONFIDENCE).unlink(missing_ok=True)
         if language_model is not None:
             language_model.save(folder / LANGUAGE_MODEL)
+        if lexicon is not None:
+            lexicon.save(folder / LEXICON)
+        if word_model is not None:
+            word_model.save(folder / WORD_MODEL)
     except (ValueError, OSError) as error:
         print(f"ship_model: {error}", file=sys.stderr)
         return 2

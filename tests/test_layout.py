@@ -16,16 +16,20 @@ ROWS = {
     -2: "headers media names raw",  # formats and names of files
     -1: "sndfile",
     0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
-    "arguments screen quantize",
+    "arguments screen quantize lexicon prefix_tree",
     1: "manifest optimize features augment score model search archive batch vad ctc hotwords "
     "subtitles inputs",
-    2: "lm index pool segment align report outputs stepper",
-    3: "confidence dataset loss monitor shards picture",
-    4: "checkpoint decode",
-    5: "validate finetune probe run_report dry_run pieces options stream export",
-    6: "trainer recognizer",
-    7: "train benchmark server transcribe",
-    8: "__main__",
+    2: "lm index pool segment align report outputs stepper rescore",
+    3: "confidence dataset loss monitor shards picture word_lm",
+    4: "vocabulary",
+    5: "word_search",
+    6: "word_decoder",
+    7: "decode",
+    8: "checkpoint",
+    9: "validate finetune probe run_report dry_run pieces options stream export",
+    10: "trainer recognizer",
+    11: "train benchmark server transcribe",
+    12: "__main__",
 }
 ROW_OF = {module: row for row, modules in ROWS.items() for module in modules.split()}
 WITHOUT_TORCH = "config tokenizer normalize transcript".split()

@@ -1,0 +1,122 @@
+"""From encoder frames to words: the search over a vocabulary, then decoder and CTC weigh its list.
+
+The network's own spelling of an utterance, the best character of each moment, is read as well:
+words of it that no dictionary knows join the vocabulary of that utterance, so that names and
+new words remain possible. They cost what the word model says of an unknown word and what the
+character model says of its spelling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from asr.config import SearchConfig
+from asr.ctc import greedy_decode
+from asr.lexicon import Lexicon
+from asr.lm import CharNgramLM
+from asr.model import EncoderOutput, SpeechModel
+from asr.rescore import pick_utterance, score_by_attention, score_by_ctc
+from asr.search import Hypothesis
+from asr.tokenizer import CharTokenizer
+from asr.vocabulary import Vocabulary
+from asr.word_lm import WordNgramLM
+from asr.word_search import Weights, WordHypothesis, search_words
+
+_MARGIN = 14.0  # nats behind the best at which a hypothesis is given up
+_ALIKE = 1  # hypotheses kept of those that only differ in words long past
+_NATS_A_CHARACTER = 2.0  # of an unknown word's spelling, where no character model is there
+
+
+@dataclass(frozen=True, eq=False)  # compared and cached by identity
+class WordDecoder:
+    """What a search over words needs beside the network.
+
+    Attributes:
+        lexicon: How words sound.
+        model: Which words follow which.
+        tokenizer: Of the network.
+        spelling: How words are spelled, for those that `model` does not know.
+    """
+
+    lexicon: Lexicon
+    model: WordNgramLM
+    tokenizer: CharTokenizer
+    spelling: CharNgramLM | None = None
+
+    def __call__(
+        self, network: SpeechModel, encoded: EncoderOutput, search: SearchConfig
+    ) -> list[list[Hypothesis]]:
+        """Return the best texts of each utterance, at least one, best first.
+
+        Args:
+            network: In evaluation mode.
+            encoded: B utterances.
+            search: `beam_size` hypotheses live after each frame. Of the `rescore` best texts,
+                decoder and CTC over characters say what they think, with `rescore_weight`
+                and, of that, `ctc_weight` for CTC.
+        """
+        weights = Weights(search.lm_weight, search.word_bonus, search.beam_size, _MARGIN, _ALIKE)
+        log_probs, lengths = network.ctc_log_probs(encoded)
+        vocabulary = self._with_hotwords(search.hotwords, search.hotword_weight)
+        spelled = greedy_decode(log_probs, lengths, self.tokenizer.blank_id)
+        vocabularies = [
+            vocabulary.extend(self._unknown(tokens, search.lm_weight), self.lexicon, self.model)
+            for tokens in spelled
+        ]
+        found = search_words(
+            *network.phone_log_probs(encoded), vocabularies, self.model, weights,
+            max(search.nbest, search.rescore), torch.get_num_threads(),
+        )  # fmt: skip
+        ranked = []
+        for index, texts in enumerate(found):
+            utterance, frames = pick_utterance(encoded, index), log_probs[index, : lengths[index]]
+            weighed = self._weigh(network, utterance, frames, texts, search)
+            ranked.append(weighed[: search.nbest])
+        return ranked
+
+    def _unknown(self, tokens: Sequence[int], lm_weight: float) -> dict[str, float]:
+        """Return the words of a spelled text that are in no dictionary, and their bonuses."""
+        words = dict.fromkeys(self.tokenizer.decode(tokens).split())
+        unknown = [w for w in words if self.model.word_id(w) == self.model.unknown_id]
+        costs = [-_NATS_A_CHARACTER * (len(word) + 1) for word in unknown]
+        if self.spelling is not None and unknown:
+            costs = self.spelling.score_texts(unknown).sum(1).tolist()
+        return {word: lm_weight * cost for word, cost in zip(unknown, costs, strict=True)}
+
+    def _with_hotwords(self, phrases: tuple[str, ...], weight: float) -> Vocabulary:
+        return _extended(self, phrases, weight) if phrases else self.vocabulary
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """All words of the language model."""
+        return Vocabulary.of_model(self.lexicon, self.model)
+
+    def _weigh(
+        self, network: SpeechModel, encoded: EncoderOutput, log_probs: Tensor,
+        texts: list[WordHypothesis], search: SearchConfig,
+    ) -> list[Hypothesis]:  # fmt: skip
+        """Add to the score of the first texts what decoder and CTC say; log_probs (T, V)."""
+        rows = [tuple(self.tokenizer.encode(text.text)) for text in texts]
+        scores = [text.score for text in texts]
+        count = min(search.rescore, len(texts))
+        if count > 1 and search.rescore_weight:
+            attention = score_by_attention(network.decoder, encoded, rows[:count])
+            second = (1 - search.ctc_weight) * attention
+            if search.ctc_weight:
+                second = second + search.ctc_weight * score_by_ctc(log_probs, rows[:count])
+            worst = float(second.min())
+            added = [*second.tolist(), *[worst] * (len(texts) - count)]
+            scores = [s + search.rescore_weight * a for s, a in zip(scores, added, strict=True)]
+        order = sorted(range(len(texts)), key=lambda n: -scores[n])
+        return [Hypothesis(rows[n], scores[n]) for n in order]
+
+
+@lru_cache(maxsize=4)
+def _extended(decoder: WordDecoder, phrases: tuple[str, ...], weight: float) -> Vocabulary:
+    bonuses = {phrase: weight * len(phrase) for phrase in phrases}
+    return decoder.vocabulary.extend(bonuses, decoder.lexicon, decoder.model)

@@ -1,0 +1,328 @@
+"""Search over whole words: CTC over phones, a prefix tree of pronunciations, a word n-gram model.
+
+Frame by frame, as in prefix beam search (Hannun et al., 2014, "First-pass large vocabulary
+continuous speech recognition using bi-directional recurrent DNNs"): a hypothesis is the words so
+far and a node of the tree, with two probabilities, of all paths whose last frame was blank or
+the node's phone. Inside a word the likeliest word below the node stands in for the language
+model (look-ahead); at its end the model's own score takes that place. Hypotheses that go on
+alike, at one node behind the same last words, share `alike` places of the beam.
+
+The loop over frames is compiled by Numba, which librosa brings along, and releases the
+interpreter: utterances are searched in threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from torch import Tensor
+
+from asr.prefix_tree import Array, TreeTables
+from asr.vocabulary import EntryTables, Vocabulary
+from asr.word_lm import WordNgramLM, WordTables, append_word, word_log_prob
+
+_NOTHING = -1e9  # a log-probability
+_RARE = -8.0  # a phone below this log-probability is not followed
+_SURE = -0.005  # a frame whose blank is above this is nothing but blank
+_TABLE_BITS = 16  # of the hash tables of a frame's hypotheses
+_HISTORY_BITS = 18  # of an utterance's sequences of words
+_PRIME = np.uint64(0x100000001B3)
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of hashes (Knuth, 6.4): 2^64 over the golden ratio
+
+
+class Weights(NamedTuple):
+    """How scores are weighed, and how wide the search is.
+
+    Attributes:
+        lm: Of the language model, where CTC has 1.
+        word: Added for each word, in nats.
+        beam_size: Hypotheses kept after a frame.
+        margin: How many nats behind the best a hypothesis may be.
+        alike: Hypotheses that are kept of those that go on alike.
+    """
+
+    lm: float
+    word: float
+    beam_size: int
+    margin: float
+    alike: int
+
+
+@dataclass(frozen=True, slots=True)
+class WordHypothesis:
+    """A text, and the weighted score of its phones and the language model, in nats."""
+
+    text: str
+    score: float
+
+
+class _Beam(NamedTuple):
+    """Hypotheses in arrays of equal length.
+
+    Attributes:
+        node: Of the tree; 0 and other roots between words.
+        phone: The last one, 0 before the first.
+        history: Number of the sequence of words.
+        context: The language model's packed history.
+        blank: Log-probability of paths that end in blank.
+        spoken: Of paths that end in the phone.
+        lm: Weighted score of the words, look-ahead included.
+    """
+
+    node: Array
+    phone: Array
+    history: Array
+    context: Array
+    blank: Array
+    spoken: Array
+    lm: Array
+
+
+@njit(cache=True, nogil=True)
+def _new_beam(size: int) -> _Beam:
+    return _Beam(
+        np.zeros(size, np.int32),
+        np.zeros(size, np.int32),
+        np.zeros(size, np.int32),
+        np.zeros(size, np.int64),
+        np.full(size, _NOTHING),
+        np.full(size, _NOTHING),
+        np.zeros(size),
+    )
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _add(a: float, b: float) -> float:
+    """Return the log of the sum of two probabilities."""
+    if a < b:
+        a, b = b, a
+    return a if b - a < -30.0 else a + np.log1p(np.exp(b - a))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _hash(a: int, b: int, bits: int) -> int:
+    mixed = ((np.uint64(a) * _PRIME) ^ np.uint64(b)) * _MULTIPLIER
+    return np.int64(mixed >> np.uint64(64 - bits))
+
+
+@njit(cache=True, nogil=True)
+def _put(
+    beam: _Beam, count: int, table: Array, node: int, phone: int, history: int, context: int,
+    blank: float, spoken: float, lm: float,
+) -> int:  # fmt: skip
+    """Add paths to a hypothesis, which is made if it is new; return how many there are now."""
+    mask = len(table) - 1
+    slot = _hash(history, np.int64(node) * 256 + phone, _TABLE_BITS)
+    while table[slot] >= 0:
+        found = table[slot]
+        if (
+            beam.history[found] == history
+            and beam.node[found] == node
+            and beam.phone[found] == phone
+        ):
+            beam.blank[found] = _add(beam.blank[found], blank)
+            beam.spoken[found] = _add(beam.spoken[found], spoken)
+            return count
+        slot = (slot + 1) & mask
+    if count == len(beam.node):
+        return count
+    table[slot] = count
+    beam.node[count], beam.phone[count], beam.history[count] = node, phone, history
+    beam.context[count], beam.lm[count] = context, lm
+    beam.blank[count], beam.spoken[count] = blank, spoken
+    return count + 1
+
+
+@njit(cache=True, nogil=True)
+def _extend_history(parents: Array, entries: Array, history: int, entry: int) -> int:
+    """Return the number of a sequence of words with one more at its end, -1 if all are used."""
+    mask = len(parents) - 1
+    slot = _hash(history, entry, _HISTORY_BITS)
+    for _ in range(64):
+        if parents[slot] < 0:
+            parents[slot], entries[slot] = history, entry
+            return slot
+        if parents[slot] == history and entries[slot] == entry:
+            return slot
+        slot = (slot + 1) & mask
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def _score_entry(
+    words: WordTables, entries: EntryTables, context: int, entry: int, weights: Weights
+) -> tuple[float, int]:
+    """Return the weighted score of an entry behind a context, and the context behind it."""
+    score = 0.0
+    for place in range(entries.first_word[entry], entries.first_word[entry + 1]):
+        word = entries.word[place]
+        score += word_log_prob(words, context, word) * weights.lm + weights.word
+        context = append_word(context, word)
+    return score + entries.bonus[entry], context
+
+
+@njit(cache=True, nogil=True)
+def _prune(
+    found: _Beam, count: int, beam: _Beam, table: Array, weights: Weights
+) -> int:
+    """Keep the best hypotheses, best first; return how many."""
+    scores = np.empty(count)
+    for n in range(count):
+        scores[n] = _add(found.blank[n], found.spoken[n]) + found.lm[n]
+    least = scores.max() - weights.margin
+    if count > weights.beam_size * 2:  # the doubles among them are not known yet
+        least = max(least, np.partition(scores, count - weights.beam_size * 2)[
+            count - weights.beam_size * 2])  # fmt: skip
+    candidates = np.flatnonzero(scores >= least)
+    order = candidates[np.argsort(-scores[candidates])]
+    table[:] = -1
+    kept = 0
+    for n in order:
+        if kept == weights.beam_size:
+            break
+        key = np.int64(found.node[n]) * 256 + found.phone[n]
+        slot = _hash(found.context[n], key, _TABLE_BITS)
+        alike = 0
+        while table[slot] >= 0 and alike < weights.alike:
+            other = table[slot]
+            if (
+                beam.context[other] == found.context[n]
+                and beam.node[other] == found.node[n]
+                and beam.phone[other] == found.phone[n]
+            ):
+                alike += 1
+            slot = (slot + 1) & (len(table) - 1)
+        if alike == weights.alike:
+            continue
+        table[slot] = kept
+        beam.node[kept], beam.phone[kept] = found.node[n], found.phone[n]
+        beam.history[kept], beam.context[kept] = found.history[n], found.context[n]
+        beam.blank[kept], beam.spoken[kept] = found.blank[n], found.spoken[n]
+        beam.lm[kept] = found.lm[n]
+        kept += 1
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _search(
+    log_probs: Array, tree: TreeTables, roots: Array, entries: EntryTables, words: WordTables,
+    start: int, weights: Weights,
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    """Search one utterance: log_probs (T, P).
+
+    Returns:
+        For each hypothesis that ends with a word its score and its number of the sequence of
+        words; and for all sequences the number of the one before, and the last entry.
+    """
+    beam, found = _new_beam(weights.beam_size), _new_beam(weights.beam_size * 48)
+    table = np.full(1 << _TABLE_BITS, -1, np.int32)
+    parents = np.full(1 << _HISTORY_BITS, -1, np.int32)
+    last = np.zeros(1 << _HISTORY_BITS, np.int32)
+    parents[0], last[0] = 0, -1
+    beam.blank[0], beam.context[0] = 0.0, start
+    size = 1
+    phones = np.empty(log_probs.shape[1], np.int32)
+    for t in range(len(log_probs)):
+        row = log_probs[t]
+        if row[0] > _SURE:
+            for n in range(size):
+                beam.blank[n] = _add(beam.blank[n], beam.spoken[n]) + row[0]
+                beam.spoken[n] = _NOTHING
+            continue
+        table[:] = -1
+        count = 0
+        best = _NOTHING
+        for n in range(size):
+            best = max(best, _add(beam.blank[n], beam.spoken[n]) + beam.lm[n])
+        for n in range(size):
+            node, phone, context = beam.node[n], beam.phone[n], beam.context[n]
+            both = _add(beam.blank[n], beam.spoken[n])
+            again = beam.spoken[n] + row[phone] if phone else _NOTHING
+            count = _put(
+                found, count, table, node, phone, beam.history[n], context, both + row[0], again,
+                beam.lm[n],
+            )  # fmt: skip
+            inside = beam.lm[n] - (weights.lm * tree.best[node] if node else 0.0)
+            # Between words, on from every root; inside a word, from its node.
+            for r in range(len(roots) if node == 0 else 1):
+                origin = roots[r] if node == 0 else node
+                for c in range(tree.first_child[origin], tree.first_child[origin + 1]):
+                    following = tree.child_phone[c]
+                    if row[following] < _RARE:
+                        continue
+                    spoken = (beam.blank[n] if following == phone else both) + row[following]
+                    child = tree.child[c]
+                    ahead = inside + weights.lm * tree.best[child]
+                    if spoken + ahead < best - weights.margin - 4.0:
+                        continue  # the language model will rarely give back so much
+                    if tree.first_child[child] < tree.first_child[child + 1]:
+                        count = _put(
+                            found, count, table, child, following, beam.history[n], context,
+                            _NOTHING, spoken, ahead,
+                        )  # fmt: skip
+                    for e in range(tree.first_entry[child], tree.first_entry[child + 1]):
+                        entry = tree.entry[e]
+                        score, behind = _score_entry(words, entries, context, entry, weights)
+                        if spoken + inside + score < best - weights.margin:
+                            continue
+                        history = _extend_history(parents, last, beam.history[n], entry)
+                        if history >= 0:
+                            count = _put(
+                                found, count, table, 0, following, history, behind, _NOTHING,
+                                spoken, inside + score,
+                            )  # fmt: skip
+        size = _prune(found, count, beam, table, weights)
+    ended = np.flatnonzero(beam.node[:size] == 0)
+    scores = np.empty(len(ended))
+    for i, n in enumerate(ended):
+        scores[i] = _add(beam.blank[n], beam.spoken[n]) + beam.lm[n]
+    return scores, beam.history[ended], parents, last
+
+
+def search_words(
+    log_probs: Tensor,
+    lengths: Tensor,
+    vocabularies: Sequence[Vocabulary],
+    model: WordNgramLM,
+    weights: Weights,
+    nbest: int,
+    threads: int = 1,
+) -> list[list[WordHypothesis]]:
+    """Return the best texts of each utterance, best first and each once: at least one.
+
+    Args:
+        log_probs: (B, T, P) of phones and blank (0).
+        lengths: (B,) frames.
+        vocabularies: What can be said in each utterance.
+        model: Its language model.
+        weights: See `Weights`.
+        nbest: How many at most.
+        threads: Utterances searched at once.
+    """
+    rows = [row[:n].double().numpy() for row, n in zip(log_probs.cpu(), lengths.tolist(), strict=True)]
+
+    def search(row: Array, vocabulary: Vocabulary) -> list[WordHypothesis]:
+        scores, histories, parents, last = _search(
+            row, vocabulary.forest.tables, vocabulary.roots, vocabulary.entries, model.tables,
+            model.start_history, weights,
+        )  # fmt: skip
+        found: dict[str, float] = {}
+        for n in np.argsort(-scores, kind="stable"):
+            said = []
+            history = histories[n]
+            while history:
+                said.append(vocabulary.texts[last[history]])
+                history = parents[history]
+            found.setdefault(" ".join(reversed(said)), float(scores[n]))
+            if len(found) == nbest:
+                break
+        return [WordHypothesis(*pair) for pair in (found or {"": 0.0}).items()]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(search, rows, vocabularies))

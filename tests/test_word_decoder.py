@@ -1,0 +1,121 @@
+"""Decoding by words: the vocabulary proposes, decoder and CTC over characters choose."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from asr.config import FeatureConfig, ModelConfig, SearchConfig
+from asr.decode import decode_batch
+from asr.features import LogMel
+from asr.lexicon import Lexicon
+from asr.model import EncoderOutput, SpeechModel
+from asr.rescore import pick_utterance, score_by_attention, score_by_ctc
+from asr.tokenizer import CharTokenizer
+from asr.word_decoder import WordDecoder
+from asr.word_lm import NO_BACKOFF, WordNgramLM, WordTables
+
+LISTED = {"a": [1], "ab": [1, 2], "bad": [2, 1, 3], "dab": [3, 1, 2], "add": [1, 3]}
+TOKENIZER = CharTokenizer(" abd")
+SEARCH = SearchConfig(
+    method="words", beam_size=200, lm_weight=0.8, word_bonus=0.5, rescore=6, rescore_weight=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> WordDecoder:
+    size = len(LISTED) + 4
+    tables = WordTables(
+        np.log(np.full(size, 0.1, dtype=np.float32)),
+        np.arange(size, dtype=np.int32),
+        np.zeros(size, dtype=np.uint8),
+        np.full(size + 1, size, dtype=np.int32),
+        np.full(size, NO_BACKOFF, dtype=np.uint8),
+    )
+    return WordDecoder(Lexicon.fit("abd", LISTED), WordNgramLM(tuple(LISTED), tables), TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def model() -> SpeechModel:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        conv_channels=(4, 4), encoder_layers=1, encoder_width=16, attention_width=8,
+        attention_heads=2, embedding_width=8, decoder_width=16, phone_labels=4,
+    )  # fmt: skip
+    model = SpeechModel(config, num_mels=80, vocab_size=TOKENIZER.size)
+    with torch.no_grad():  # a fresh network is sure of nothing
+        for weights in model.parameters():
+            weights.mul_(3.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def encoded(model: SpeechModel) -> EncoderOutput:
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        return model.encode(torch.randn(2, 60, 80, generator=generator), torch.tensor([60, 37]))
+
+
+@torch.no_grad()
+def test_the_list_is_weighed_by_decoder_and_ctc(
+    decoder: WordDecoder, model: SpeechModel, encoded: EncoderOutput
+) -> None:
+    first = decoder(model, encoded, replace(SEARCH, rescore=0, nbest=6))
+    second = decoder(model, encoded, replace(SEARCH, nbest=6))
+    for index, (before, after) in enumerate(zip(first, second, strict=True)):
+        alone = pick_utterance(encoded, index)
+        rows = [h.tokens for h in before]
+        log_probs = model.ctc_log_probs(alone)[0][0]
+        said = 0.7 * score_by_attention(model.decoder, alone, rows)
+        said += 0.3 * score_by_ctc(log_probs, rows)
+        wanted = {
+            h.tokens: h.score + 0.5 * s for h, s in zip(before, said.tolist(), strict=True)
+        }
+        assert {h.tokens for h in after} == set(wanted)
+        assert [h.score for h in after] == pytest.approx(sorted(wanted.values(), reverse=True))
+        assert [h.score for h in after] == pytest.approx([wanted[h.tokens] for h in after])
+
+
+@torch.no_grad()
+def test_texts_beyond_the_weighed_ones_stay_behind_in_their_order(
+    decoder: WordDecoder, model: SpeechModel, encoded: EncoderOutput
+) -> None:
+    first = decoder(model, encoded, replace(SEARCH, rescore=0, nbest=8))
+    second = decoder(model, encoded, replace(SEARCH, rescore=3, nbest=8))
+    for before, after in zip(first, second, strict=True):
+        order = [h.tokens for h in after]
+        left = [h.tokens for h in before[3:]]
+        assert len(order) == len(before)
+        assert [tokens for tokens in order if tokens in left] == left
+
+
+@torch.no_grad()
+def test_hot_words_are_preferred(
+    decoder: WordDecoder, model: SpeechModel, encoded: EncoderOutput
+) -> None:
+    plain = TOKENIZER.decode(decoder(model, encoded, SEARCH)[0][0].tokens)
+    wish = next(word for word in LISTED if word not in plain.split())
+    hot = replace(SEARCH, hotwords=(wish,), hotword_weight=20.0)
+    assert wish in TOKENIZER.decode(decoder(model, encoded, hot)[0][0].tokens).split()
+
+
+def test_unknown_words_of_the_own_spelling_cost_their_letters(decoder: WordDecoder) -> None:
+    tokens = TOKENIZER.encode("bad dbab a dbab")
+    assert decoder._unknown(tokens, 0.5) == {"dbab": pytest.approx(0.5 * -2.0 * 5)}
+
+
+def test_a_batch_is_decoded_by_words(decoder: WordDecoder, model: SpeechModel) -> None:
+    generator = torch.Generator().manual_seed(1)
+    waveform = 0.3 * torch.randn(2, 16000, generator=generator)
+    arguments = model, LogMel(FeatureConfig()), TOKENIZER, waveform, torch.tensor([16000, 9000])
+    found = decode_batch(
+        *arguments, replace(SEARCH, nbest=3), word_decoder=decoder, words=True
+    )
+    for heard in found:
+        assert set(heard.text.split()) <= set(LISTED)
+        assert [word.text for word in heard.words] == heard.text.split()
+        assert heard.nbest[0].text == heard.text
+        assert 1 <= len(heard.nbest) <= 3
+    with pytest.raises(ValueError, match="no lexicon"):
+        decode_batch(*arguments, SEARCH)

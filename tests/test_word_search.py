@@ -1,0 +1,166 @@
+"""The search over words, held against a sum over all paths of very small utterances."""
+
+from itertools import groupby, product
+
+import numpy as np
+import pytest
+import torch
+
+from asr.lexicon import Lexicon
+from asr.vocabulary import Vocabulary
+from asr.word_lm import NO_BACKOFF, WordNgramLM, WordTables, append_word
+from asr.word_search import Weights, search_words
+
+PHONES = ("k", "a", "t")
+LISTED = {"at": [2, 3], "cat": [1, 2, 3], "a": [2], "kay": [1, 2], "eh": [2], "tat": [3, 2, 3]}
+WORDS = tuple(LISTED)
+EXACT = Weights(lm=0.7, word=0.4, beam_size=4000, margin=1e6, alike=4000)
+
+
+@pytest.fixture(scope="module")
+def lexicon() -> Lexicon:
+    return Lexicon.fit(PHONES, LISTED)
+
+
+@pytest.fixture(scope="module")
+def model() -> WordNgramLM:
+    """Unigrams, and "at" likelier behind "cat"."""
+    size = len(WORDS) + 4
+    unigrams = np.log(np.linspace(0.05, 0.2, size)).astype(np.float32)
+    starts = np.full(size + 1, size, dtype=np.int32)
+    starts[WORDS.index("cat") + 2 :] += 1
+    backoffs = np.full(size, NO_BACKOFF, dtype=np.uint8)
+    words = np.append(np.arange(size), WORDS.index("at") + 1).astype(np.int32)
+    steps = np.append(np.zeros(size), 3).astype(np.uint8)
+    return WordNgramLM(WORDS, WordTables(unigrams, words, steps, starts, backoffs))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(lexicon: Lexicon, model: WordNgramLM) -> Vocabulary:
+    return Vocabulary.of_model(lexicon, model)
+
+
+def random_log_probs(frames: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (2 * torch.randn(frames, len(PHONES) + 1, generator=generator)).log_softmax(1)
+
+
+def score_all(log_probs: torch.Tensor, model: WordNgramLM, weights: Weights) -> dict[str, float]:
+    """Return the score of every text that has a path, by looking at every path."""
+    sounds: dict[tuple[int, ...], float] = {}
+    rows = log_probs.double().numpy()
+    for path in product(range(rows.shape[1]), repeat=len(rows)):
+        said = tuple(label for label, _ in groupby(path) if label)
+        score = float(sum(row[label] for row, label in zip(rows, path, strict=True)))
+        sounds[said] = np.logaddexp(sounds.get(said, -np.inf), score)
+    found: dict[str, float] = {}
+    for count in range(len(rows) + 1):
+        for words in product(WORDS, repeat=count):
+            said = tuple(p for word in words for p in LISTED[word])
+            if said in sounds:
+                history, score = model.start_history, sounds[said]
+                for word in words:
+                    index = model.word_id(word)
+                    score += weights.lm * model.log_prob(history, index) + weights.word
+                    history = append_word(history, index)
+                found[" ".join(words)] = score
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_scores_are_those_of_all_paths(
+    seed: int, vocabulary: Vocabulary, model: WordNgramLM
+) -> None:
+    log_probs = random_log_probs(5, seed)
+    found = search_words(
+        log_probs[None], torch.tensor([5]), [vocabulary], model, EXACT, nbest=10**6
+    )[0]
+    wanted = score_all(log_probs, model, EXACT)
+    assert {h.text for h in found} == set(wanted)
+    for hypothesis in found:
+        assert hypothesis.score == pytest.approx(wanted[hypothesis.text], abs=1e-3)
+    assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+
+
+def test_a_narrow_beam_finds_the_same_best(vocabulary: Vocabulary, model: WordNgramLM) -> None:
+    narrow = EXACT._replace(beam_size=30, margin=12.0, alike=1)
+    for seed in range(5):
+        given = random_log_probs(6, seed)[None], torch.tensor([6]), [vocabulary], model
+        assert search_words(*given, narrow, 1)[0][0].text == search_words(*given, EXACT, 1)[0][0].text
+
+
+def test_padding_threads_and_neighbours_change_nothing(
+    vocabulary: Vocabulary, model: WordNgramLM
+) -> None:
+    rows = [random_log_probs(n, n) for n in (6, 3, 5)]
+    batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=7.0)
+    lengths = torch.tensor([len(row) for row in rows])
+    together = search_words(batch, lengths, [vocabulary] * 3, model, EXACT, 5, threads=3)
+    alone = [
+        search_words(row[None], torch.tensor([len(row)]), [vocabulary], model, EXACT, 5)[0]
+        for row in rows
+    ]
+    assert together == alone
+
+
+def test_silence_gives_the_empty_text(vocabulary: Vocabulary, model: WordNgramLM) -> None:
+    silence = torch.tensor([[0.0, -30.0, -30.0, -30.0]]).expand(8, -1)
+    found = search_words(silence[None], torch.tensor([8]), [vocabulary], model, EXACT, 1)
+    assert found[0][0].text == ""
+
+
+def test_no_frames_give_the_empty_text(vocabulary: Vocabulary, model: WordNgramLM) -> None:
+    nothing = torch.zeros(1, 0, 4)
+    found = search_words(nothing, torch.tensor([0]), [vocabulary], model, EXACT, 3)
+    assert [h.text for h in found[0]] == [""]
+
+
+def spell(*labels: int) -> torch.Tensor:
+    """Return frames that say these labels, blank between them, nearly surely."""
+    frames = [label for one in labels for label in (one, 0)]
+    rows = torch.full((len(frames), len(PHONES) + 1), -6.0)
+    rows[range(len(frames)), frames] = 0.0
+    return rows.log_softmax(1)
+
+
+def test_words_that_are_added_can_be_found(
+    vocabulary: Vocabulary, lexicon: Lexicon, model: WordNgramLM
+) -> None:
+    heard = spell(3, 1, 3)  # no word of the vocabulary sounds like this
+    before = search_words(heard[None], torch.tensor([6]), [vocabulary], model, EXACT, 1)[0][0]
+    larger = vocabulary.extend({"tkt": 0.0}, _With(lexicon, {"tkt": [3, 1, 3]}), model)
+    after = search_words(heard[None], torch.tensor([6]), [larger], model, EXACT, 1)[0][0]
+    assert before.text != "tkt"
+    assert after.text == "tkt"
+
+
+def test_a_bonus_chooses_among_words_that_sound_alike(
+    vocabulary: Vocabulary, lexicon: Lexicon, model: WordNgramLM
+) -> None:
+    heard = spell(2)
+    for favourite in ("a", "eh"):
+        larger = vocabulary.extend({favourite: 5.0}, lexicon, model)
+        found = search_words(heard[None], torch.tensor([2]), [larger], model, EXACT, 1)
+        assert found[0][0].text == favourite
+
+
+def test_a_phrase_is_one_entry_with_the_scores_of_its_words(
+    vocabulary: Vocabulary, lexicon: Lexicon, model: WordNgramLM
+) -> None:
+    heard = spell(1, 2, 3, 2, 3)
+    given = heard[None], torch.tensor([10])
+    plain = search_words(*given, [vocabulary], model, EXACT, 1)[0][0]
+    larger = vocabulary.extend({"cat at": 2.0}, lexicon, model)
+    favoured = search_words(*given, [larger], model, EXACT, 1)[0][0]
+    assert plain.text == favoured.text == "cat at"
+    assert favoured.score == pytest.approx(plain.score + 2.0, abs=1e-3)
+
+
+class _With:
+    """A lexicon and a few pronunciations more."""
+
+    def __init__(self, lexicon: Lexicon, more: dict[str, list[int]]) -> None:
+        self.lexicon, self.more = lexicon, more
+
+    def encode(self, text: str) -> list[int]:
+        return self.more.get(text) or self.lexicon.encode(text)
