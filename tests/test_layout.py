@@ -16,9 +16,9 @@ ROWS = {
     -2: "headers media names raw",  # formats and names of files
     -1: "sndfile",
     0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
-    "arguments screen quantize",
+    "arguments screen quantize g2p",
     1: "manifest optimize features augment score model search archive batch vad ctc hotwords "
-    "subtitles inputs",
+    "subtitles inputs lexicon",
     2: "lm index pool segment align report outputs stepper",
     3: "confidence dataset loss monitor shards picture",
     4: "checkpoint decode",
