@@ -13,10 +13,10 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
-    -2: "headers media names raw",  # formats and names of files
-    -1: "sndfile",
+    -2: "headers media names raw g2p",  # formats and names of files
+    -1: "sndfile lexicon",
     0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
-    "arguments screen quantize lexicon prefix_tree",
+    "arguments screen quantize prefix_tree",
     1: "manifest optimize features augment score model search archive batch vad ctc hotwords "
     "subtitles inputs",
     2: "lm index pool segment align report outputs stepper rescore",
