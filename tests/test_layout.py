@@ -20,7 +20,7 @@ ROWS = {
     1: "manifest optimize features augment score model search archive batch vad ctc hotwords "
     "subtitles inputs",
     2: "lm index pool segment align report outputs stepper",
-    3: "confidence dataset loss monitor shards picture",
+    3: "word_lm confidence dataset loss monitor shards picture",
     4: "checkpoint decode",
     5: "validate finetune probe run_report dry_run pieces options stream export",
     6: "trainer recognizer",
