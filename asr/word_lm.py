@@ -74,17 +74,24 @@ def find_child(tables: WordTables, node: int, word: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def find_history(tables: WordTables, history: int, length: int) -> int:
+    """Return the node of the last words of a packed history, or -1."""
+    node = (history >> (WORD_BITS * (length - 1))) & _WORD_MASK
+    if node == 0:  # the history is shorter
+        return -1
+    for place in range(length - 2, -1, -1):
+        node = find_child(tables, node, (history >> (WORD_BITS * place)) & _WORD_MASK)
+        if node < 0:
+            return -1
+    return node
+
+
+@njit(cache=True, nogil=True)
 def word_log_prob(tables: WordTables, history: int, word: int) -> float:
     """Return the natural-log probability of a word after a history of `append_word`."""
     total = 0.0
     for length in range(MAX_HISTORY, 0, -1):
-        node = (history >> (WORD_BITS * (length - 1))) & _WORD_MASK
-        if node == 0:  # the history is shorter
-            continue
-        for place in range(length - 2, -1, -1):
-            node = find_child(tables, node, (history >> (WORD_BITS * place)) & _WORD_MASK)
-            if node < 0:
-                break
+        node = find_history(tables, history, length)
         if node < 0:
             continue
         child = find_child(tables, node, word)
@@ -99,6 +106,20 @@ def word_log_prob(tables: WordTables, history: int, word: int) -> float:
 def append_word(history: int, word: int) -> int:
     """Return a packed history after one more word."""
     return ((history << WORD_BITS) | word) & _HISTORY_MASK
+
+
+@njit(cache=True, nogil=True)
+def shorten_history(tables: WordTables, history: int) -> int:
+    """Return a packed history without the oldest words, as far as no probability needs them.
+
+    Hypotheses whose shortened histories are equal will get the same probabilities for ever.
+    """
+    for length in range(MAX_HISTORY, 0, -1):
+        node = find_history(tables, history, length)
+        if 0 <= node < len(tables.backoffs) and tables.starts[node] < tables.starts[node + 1]:
+            break
+        history &= (1 << (WORD_BITS * (length - 1))) - 1
+    return history
 
 
 class WordNgramLM:

@@ -21,6 +21,7 @@ from asr.word_lm import (
     WordNgramLM,
     WordTables,
     append_word,
+    shorten_history,
     word_log_prob,
 )
 
@@ -186,6 +187,23 @@ def test_a_history_keeps_the_last_words(model: WordNgramLM) -> None:
     assert words[:MAX_HISTORY] == list(range(last, last - MAX_HISTORY, -1))
     assert not any(words[MAX_HISTORY:])
     assert model.start_history == append_word(0, model.start_id)
+
+
+@pytest.mark.parametrize("max_ngrams", [10**9, 40])
+def test_a_shortened_history_gives_the_same_probabilities(max_ngrams: int) -> None:
+    model = make_model(max_ngrams)
+    shorter = 0
+    for sentence in SENTENCES:
+        history = short = model.start_history
+        for word in map(model.word_id, sentence):
+            history = append_word(history, word)
+            short = shorten_history(model.tables, append_word(short, word))
+            shorter += short < history
+            for following in range(1, model.end_id + 1):
+                assert model.log_prob(short, following) == model.log_prob(history, following)
+    assert shorter > 0
+    unseen = append_word(packed(model, "the old"), model.word_id("neverseen"))
+    assert shorten_history(model.tables, unseen) == 0
 
 
 def test_ids_and_unigrams(model: WordNgramLM) -> None:
