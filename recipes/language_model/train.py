@@ -15,8 +15,6 @@ Goodman 1998); pruning keeps the n-grams whose loss would cost most (Seymore & R
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import sys
 import time
 from collections.abc import Iterator
@@ -32,9 +30,18 @@ from asr.config import ENGLISH_ALPHABET
 from asr.lm import BITS, MAX_LOG_BACKOFF, NATS_PER_STEP, CharNgramLM, Contexts
 from asr.normalize import normalize_text
 
-HELD_OUT_EVERY = 100
-Codes = NDArray[np.int64]
-Floats = NDArray[np.float64]
+sys.path.insert(0, str(Path(__file__).parent))  # where a test imports this file
+
+from kneser_ney import (
+    HELD_OUT_EVERY,
+    READ_ERRORS,
+    Codes,
+    Floats,
+    choose,
+    one_discount,
+    read_raw_lines,
+    smooth,
+)
 
 
 @dataclass
@@ -53,12 +60,10 @@ class Order:
 
 def read_lines(path: Path, transcripts: bool) -> Iterator[str]:
     """Yield the normalised lines of a text file, without empty ones."""
-    opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    with opener(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            text = normalize_text(line.partition(" ")[2] if transcripts else line)
-            if text:
-                yield text
+    for line in read_raw_lines(path, transcripts):
+        text = normalize_text(line)
+        if text:
+            yield text
 
 
 def pack(text: str, alphabet: str, order: int) -> Codes:
@@ -98,7 +103,8 @@ def estimate(text: str, alphabet: str, order: int) -> list[Order]:
     orders: list[Order] = []
     lower = np.full(1, 1 / len(alphabet))
     for codes, raw, counts in reversed(levels):
-        probabilities = smooth(codes, counts, lower_probabilities(codes, orders, lower))
+        below = lower_probabilities(codes, orders, lower)
+        probabilities = smooth(codes >> BITS, counts, below, one_discount(counts))
         orders.append(Order(codes, np.log(probabilities), raw))
     return orders
 
@@ -112,20 +118,6 @@ def lower_probabilities(codes: Codes, orders: list[Order], uniform: Floats) -> F
     return np.exp(below.log_probs[np.searchsorted(below.codes, suffix)])
 
 
-def smooth(codes: Codes, counts: NDArray[np.int64], lower: Floats) -> Floats:
-    """Return interpolated probabilities: discounted counts, and the discount's mass for `lower`."""
-    ones, twos = (counts == 1).sum(), (counts == 2).sum()
-    discount = ones / (ones + 2 * twos) if ones and twos else 0.5
-    contexts = codes >> BITS
-    starts = np.flatnonzero(np.r_[True, contexts[1:] != contexts[:-1]])
-    sizes = np.diff(np.r_[starts, len(codes)])
-    totals = np.repeat(np.add.reduceat(counts, starts), sizes)
-    discounted = np.maximum(counts - discount, 0)
-    kept = np.repeat(np.add.reduceat(discounted, starts), sizes)
-    result: Floats = (discounted + (totals - kept) * lower) / totals
-    return result
-
-
 def prune(orders: list[Order], max_ngrams: int) -> list[Order]:
     """Keep at most some n-grams: those whose replacement by a shorter context would cost most.
 
@@ -136,18 +128,11 @@ def prune(orders: list[Order], max_ngrams: int) -> list[Order]:
         suffix = order.codes & ((1 << (BITS * length)) - 1)
         gain = order.log_probs - lower.log_probs[np.searchsorted(lower.codes, suffix)]
         costs.append(order.counts * gain)
-    every = np.sort(np.concatenate(costs))
-    wanted = min(max_ngrams, len(every))
-    while True:
-        keep = [cost >= every[-wanted] for cost in costs]
-        for order, lower, mine, below in reversed(
-            list(zip(orders[1:], orders, keep[1:], keep, strict=False))
-        ):
-            below[np.searchsorted(lower.codes, order.contexts[mine])] = True
-        total = sum(int(kept.sum()) for kept in keep)
-        if total <= max_ngrams or wanted <= len(costs[0]):
-            break
-        wanted = max(len(costs[0]), wanted * max_ngrams // total - 1)
+
+    def places(length: int, kept: NDArray[np.bool_]) -> Codes:
+        return np.searchsorted(orders[length - 1].codes, orders[length].contexts[kept])
+
+    keep = choose(costs, places, max_ngrams)
     kept_orders = [
         Order(order.codes[kept], order.log_probs[kept], order.counts[kept])
         for order, kept in zip(orders, keep, strict=True)
@@ -236,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
         for path, transcripts in sources:
             for number, line in enumerate(read_lines(path, transcripts)):
                 (train if number % HELD_OUT_EVERY else held_out).append(line)
-    except (OSError, UnicodeDecodeError, lzma.LZMAError) as error:
+    except READ_ERRORS as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     if not train:
