@@ -191,6 +191,15 @@ class Lexicon:
         ids = {name: index + 1 for index, name in enumerate(names)}
         return cls.fit(names, {w: [ids[phone] for phone in listed[w]] for w in listed})
 
+    @classmethod
+    def open(cls, path: str | Path) -> Lexicon:
+        """Read a file of either kind: compact if its name ends in .safetensors, else text.
+
+        Raises:
+            LexiconError: The file is missing, damaged or no lexicon.
+        """
+        return cls.load(path) if Path(path).suffix == ".safetensors" else cls.read(path)
+
     def save(self, path: str | Path) -> None:
         """Write the compact file."""
         sound = self.letter_to_sound

@@ -1,0 +1,149 @@
+"""The second CTC head: its targets, its loss, and how it comes and goes with the lexicon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from asr.batch import make_batch
+from asr.checkpoint import load_model
+from asr.config import Config, ModelConfig, TrainConfig
+from asr.ctc import greedy_decode
+from asr.lexicon import Lexicon
+from asr.loss import JointLoss, UpdateSize
+from asr.model import SpeechModel
+from asr.tokenizer import CharTokenizer
+from asr.train import main
+from asr.trainer import Trainer
+
+Configure = Callable[..., Config]
+CPU = torch.device("cpu")
+# One phone a tone, and words as tones come in the corpus of the tests: any of a to d.
+TONES = "a one\nb two\nc three\nd four\nab one two\nba two one\ncab three one two\n"
+
+
+@pytest.fixture
+def lexicon(tmp_path: Path) -> Path:
+    path = tmp_path / "lexicon.txt"
+    path.write_text(TONES, encoding="utf-8")
+    return path
+
+
+def test_batches_get_the_phones_of_their_texts(lexicon: Path) -> None:
+    tokenizer, sounds = CharTokenizer(" abcd"), Lexicon.open(lexicon)
+    waveforms = {0: torch.zeros(10), 1: torch.zeros(5)}
+    batch = make_batch(waveforms, ["ab d", "c"], tokenizer, 16000)
+    spoken = batch.with_phones(sounds, tokenizer)
+    assert batch.phones is None
+    names = [[sounds.phones[i - 1] for i in row if i] for row in spoken.phones.tolist()]
+    assert names == [["one", "two", "four"], ["three"]]
+    assert spoken.phone_lengths.tolist() == [3, 1]
+    assert spoken.to(CPU).phones.equal(spoken.phones)
+
+
+def test_the_loss_of_phones_is_ctc_and_joins_with_its_weight() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        conv_channels=(4,), encoder_layers=1, encoder_width=8, attention_width=8,
+        attention_heads=2, embedding_width=4, decoder_width=8, encoder_dropout=0.0,
+        decoder_dropout=0.0, ctc_labels_per_frame=2, phone_labels=6,
+    )  # fmt: skip
+    train = TrainConfig(phone_weight=0.3)
+    model = SpeechModel(config, num_mels=8, vocab_size=7)
+    features, lengths = torch.randn(2, 40, 8), torch.tensor([40, 40])
+    tokens, token_lengths = torch.tensor([[3, 4], [5, 0]]), torch.tensor([2, 1])
+    phones, phone_lengths = torch.tensor([[1, 5, 2], [3, 0, 0]]), torch.tensor([3, 1])
+    given = (features, lengths, tokens, token_lengths)
+    end = (torch.tensor([True, True]), UpdateSize.of(3, 2, 1))
+    loss = JointLoss(model, train)
+    for decoder in (True, False):
+        without = loss(*given, decoder, *end)
+        losses = loss(*given, decoder, *end, phones, phone_lengths)
+        log_probs, frames = model.phone_log_probs(model.encode(features, lengths))
+        wanted = F.ctc_loss(
+            log_probs.transpose(0, 1), phones, frames, phone_lengths, reduction="sum"
+        )
+        assert losses.phone.item() == pytest.approx(wanted.item() / 3, rel=1e-4)
+        assert without.phone.item() == 0.0
+        added = losses.total.item() - without.total.item()
+        assert added == pytest.approx(0.3 * losses.phone.item(), rel=1e-4)
+
+
+def test_a_network_without_phones_says_so() -> None:
+    model = SpeechModel(ModelConfig(encoder_layers=1, encoder_width=8), 80, 7)
+    encoded = model.encode(torch.zeros(1, 20, 80), torch.tensor([20]))
+    with pytest.raises(ValueError, match="knows no phones"):
+        model.phone_log_probs(encoded)
+
+
+def run(config: Config) -> Trainer:
+    Path(config.train.output_dir).mkdir()
+    trainer = Trainer(config, CPU)
+    assert trainer.run() == 0
+    return trainer
+
+
+def with_lexicon(config: Config, lexicon: Path | str) -> Config:
+    return replace(config, data=replace(config.data, lexicon=str(lexicon)))
+
+
+def test_a_run_learns_phones_and_its_model_keeps_the_lexicon(
+    configure: Configure, lexicon: Path
+) -> None:
+    config = with_lexicon(configure(max_steps=150, ctc_only_steps=150), lexicon)
+    trainer = run(config)
+    bundle = load_model(Path(config.train.output_dir) / "last")
+    assert bundle.lexicon is not None
+    assert bundle.lexicon.phones == ("four", "one", "three", "two")
+    assert bundle.config.model.phone_labels == 5
+    batch = trainer.dev_set[range(8)].with_phones(bundle.lexicon, trainer.tokenizer)
+    with torch.no_grad():
+        encoded = bundle.model.encode(*bundle.features(batch.waveform, batch.num_samples))
+        heard = greedy_decode(*bundle.model.phone_log_probs(encoded))
+    assert batch.phones is not None
+    wanted = [[p for p in row if p] for row in batch.phones.tolist()]
+    right = sum(one == other for one, other in zip(heard, wanted, strict=True))
+    assert right >= 6, (heard, wanted)
+
+
+def test_the_head_may_join_stay_and_be_left_out(
+    configure: Configure, lexicon: Path, tmp_path: Path
+) -> None:
+    plain = configure("plain", max_steps=1)
+    run(plain)
+    joined = with_lexicon(
+        configure("joined", max_steps=1, init_from=f"{plain.train.output_dir}/last"), lexicon
+    )
+    run(joined)
+    start = f"{joined.train.output_dir}/last"
+    stays = Trainer(configure("stays", max_steps=1, init_from=start), CPU)  # lexicon of the start
+    assert stays.lexicon is not None
+    assert stays.model.phone_head is not None
+    kept = load_model(start).model.phone_head
+    assert kept is not None
+    assert torch.equal(stays.model.phone_head.weight, kept.weight)
+    other = configure("other", max_steps=1, init_from=start)
+    other = replace(other, data=replace(other.data, alphabet="abcde"))
+    assert Trainer(other, CPU).model.phone_head is None
+
+
+def test_a_missing_lexicon_is_one_line(
+    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure()
+    (manifest,) = config.data.train_manifests
+    settings = tmp_path / "config.toml"
+    settings.write_text(
+        f'[data]\ntrain_manifests = ["{manifest}"]\nalphabet = "abcd"\n'
+        f'lexicon = "{tmp_path}/none.txt"\n[train]\noutput_dir = "{tmp_path}/run"\n',
+        encoding="utf-8",
+    )
+    assert main([str(settings)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "none.txt" in error
