@@ -212,7 +212,7 @@ def _grow(codes: Ints, chunks: Ints) -> tuple[Ints, Bytes]:
         codes: (X, levels) windows of every letter, the shortest first.
         chunks: (X,) what each says.
     """
-    num_chunks = int(chunks.max()) + 1
+    num_chunks = int(chunks.max(initial=0)) + 1
     decided = np.full(len(chunks), -1)
     windows, decisions = [], []
     for level in codes.T:

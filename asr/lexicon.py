@@ -27,6 +27,7 @@ FORMAT = "lexicon 1"
 _LONGEST = 255  # letters of a word, phones of a pronunciation, and phones of an inventory
 _WORD = re.compile("[a-z']+")
 _VOWELS = frozenset("aeiouy")
+_MALFORMED = (KeyError, TypeError, AttributeError, ValueError)  # raised by a header that is
 _PACKED = 12  # letters of five bits that fit into an integer
 
 Bytes = NDArray[np.uint8]
@@ -67,7 +68,9 @@ class Lexicon:
         letters = np.frombuffer(words, np.uint8)
         short = lengths <= _PACKED
         keys = _pack(letters[letters > 0], lengths)
-        self._short, self._keys = np.flatnonzero(short), keys[short]
+        # Behind the last key stands one that no word has.
+        self._keys = np.append(keys[short], np.iinfo(np.int64).max)
+        self._short = np.append(np.flatnonzero(short), -1)
         self._long = {
             words[starts[row] : starts[row] + lengths[row]].decode(): row
             for row in np.flatnonzero(~short).tolist()
@@ -147,7 +150,9 @@ class Lexicon:
         lengths = np.fromiter(map(len, words), np.int64, len(words))
         letters = "".join(words).encode("ascii", "replace")  # one byte a character
         keys = _pack(np.frombuffer(letters, np.uint8), lengths)
-        place = np.minimum(self._keys.searchsorted(keys), len(self._keys) - 1)
+        order = keys.argsort()  # neighbours are found faster one after the other
+        place = np.empty(len(keys), np.int64)
+        place[order] = self._keys.searchsorted(keys[order])
         found = (self._keys[place] == keys) & (lengths <= _PACKED)
         rows = np.where(found, self._short[place], -1)
         for index in np.flatnonzero(lengths > _PACKED).tolist():
@@ -247,7 +252,7 @@ class Lexicon:
                 np.frombuffer(decisions, np.uint8),
             )
             return cls(header["phones"], words, pronunciations, sound)
-        except (OSError, SafetensorError, lzma.LZMAError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, lzma.LZMAError, *_MALFORMED) as error:
             raise LexiconError(f"{path}: not a lexicon: {error}") from error
 
 
@@ -283,9 +288,12 @@ def _pack(letters: Bytes, lengths: Ints) -> Ints:
         letters: (X,) ASCII of all words, one after the other.
         lengths: (N,) letters of each.
     """
-    padded = np.zeros((len(lengths), _PACKED), np.uint8)
-    padded[np.arange(_PACKED) < lengths[:, None]] = letter_ids(letters[_columns(lengths) < _PACKED])
-    keys = np.zeros(len(lengths), np.int64)
-    for column in padded.T:
-        keys = (keys << 5) | column
+    one = np.zeros(len(letters) + _PACKED, np.int64)
+    one[: len(letters)] = letter_ids(letters)
+    two = (one[:-1] << 5) | one[1:]  # the two letters from each place on
+    four = (two[:-2] << 10) | two[2:]
+    starts = lengths.cumsum() - lengths
+    keys: Ints = (four[starts] << 40) | (four[starts + 4] << 20) | four[starts + 8]
+    behind = 5 * np.maximum(_PACKED - lengths, 0)  # bits of the next words' letters
+    keys = (keys >> behind) << behind
     return keys

@@ -139,6 +139,19 @@ def test_files_keep_everything(lexicon: Lexicon, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {compact.name, text.name, "again"}
 
 
+@pytest.mark.parametrize("entry", ["incomprehensibly ɪ n k", "a eɪ", "z z"])
+def test_a_lexicon_of_one_word(tmp_path: Path, entry: str) -> None:
+    path = tmp_path / "lexicon.txt"
+    path.write_text(entry, encoding="utf-8")
+    lexicon = Lexicon.read(path)
+    word, said = entry.split(" ", 1)
+    assert names(lexicon, word) == said and len(lexicon) == 1
+    lexicon.save(tmp_path / "compact")
+    assert Lexicon.load(tmp_path / "compact").pronounce(word) == lexicon.pronounce(word)
+    assert lexicon.pronounce("q") == ()
+    assert "a" * 300 not in lexicon and "zz" not in lexicon and "incomprehensible" not in lexicon
+
+
 def test_kaldis_text_is_read(tmp_path: Path) -> None:
     path = tmp_path / "lexicon.txt.gz"
     kaldi = "<UNK> SPN\n!SIL SIL\n\nHELLO  HH AH0 L OW1\nHELLO HH EH0 L OW1\nworld(2) W\n"
@@ -200,6 +213,10 @@ def test_compact_files_that_are_damaged(lexicon: Lexicon, tmp_path: Path) -> Non
     save_file(tables, path, {"lexicon": '{"format": "lexicon 1", "phones": []}'})
     with pytest.raises(LexiconError, match="do not match"):
         Lexicon.load(path)
+    for header in ("[]", "{", '{"format": "lexicon 1"}', '{"format": "lexicon 1", "phones": 1}'):
+        save_file(tables, path, {"lexicon": header})
+        with pytest.raises(LexiconError, match="lexicon.safetensors: not a lexicon: "):
+            Lexicon.load(path)
 
 
 def test_alignment_costs_least() -> None:
