@@ -154,7 +154,8 @@ class SearchConfig:
     ctc_weight: float = 0.3  # attention has the rest
     lm_weight: float = 0.0  # of the language model, added to the rest; not for greedy search
     length_bonus: float = 0.0  # nats a character: makes up for what the language model takes
-    word_bonus: float = 0.0  # nats a word; search over words only, as are the next two
+    word_bonus: float = 0.0  # nats a word; search over words only, as are the next three
+    blank_penalty: float = 0.0  # nats a frame: how much less the blank of CTC is believed
     rescore: int = 20  # texts that decoder and CTC over characters weigh in the end; 0 is none
     rescore_weight: float = 0.3  # of their say, of which CTC has ctc_weight
     max_chars_per_second: float = 30.0
@@ -335,7 +336,7 @@ def _check(config: Config) -> None:
     for name, value in fractions:
         if not 0 <= value <= 1:
             raise ConfigError(f"{name}: found {value}, wanted 0 to 1")
-    for name in ("lm_weight", "rescore", "rescore_weight"):
+    for name in ("lm_weight", "blank_penalty", "rescore", "rescore_weight"):
         value = getattr(config.search, name)
         if value < 0:
             raise ConfigError(f"search.{name}: found {value}, wanted at least 0")

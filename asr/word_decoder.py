@@ -60,7 +60,10 @@ class WordDecoder:
                 decoder and CTC over characters say what they think, with `rescore_weight`
                 and, of that, `ctc_weight` for CTC.
         """
-        weights = Weights(search.lm_weight, search.word_bonus, search.beam_size, _MARGIN, _ALIKE)
+        weights = Weights(
+            search.lm_weight, search.word_bonus, search.blank_penalty, search.beam_size, _MARGIN,
+            _ALIKE,
+        )  # fmt: skip
         log_probs, lengths = network.ctc_log_probs(encoded)
         vocabulary = self._with_hotwords(search.hotwords, search.hotword_weight)
         spelled = greedy_decode(log_probs, lengths, self.tokenizer.blank_id)

@@ -42,6 +42,8 @@ class Weights(NamedTuple):
     Attributes:
         lm: Of the language model, where CTC has 1.
         word: Added for each word, in nats.
+        blank: Taken from the blank in each frame, in nats: CTC's network is surest of it, and
+            words that it only half hears would be left out.
         beam_size: Hypotheses kept after a frame.
         margin: How many nats behind the best a hypothesis may be.
         alike: Hypotheses that are kept of those that go on alike.
@@ -49,6 +51,7 @@ class Weights(NamedTuple):
 
     lm: float
     word: float
+    blank: float
     beam_size: int
     margin: float
     alike: int
@@ -235,6 +238,7 @@ def _search(
                 beam.blank[n] = _add(beam.blank[n], beam.spoken[n]) + row[0]
                 beam.spoken[n] = _NOTHING
             continue
+        silent = row[0] - weights.blank
         table[:] = -1
         count = 0
         best = _NOTHING
@@ -245,7 +249,7 @@ def _search(
             both = _add(beam.blank[n], beam.spoken[n])
             again = beam.spoken[n] + row[phone] if phone else _NOTHING
             count = _put(
-                found, count, table, node, phone, beam.history[n], context, both + row[0], again,
+                found, count, table, node, phone, beam.history[n], context, both + silent, again,
                 beam.lm[n],
             )  # fmt: skip
             inside = beam.lm[n] - (weights.lm * tree.best[node] if node else 0.0)

@@ -14,7 +14,7 @@ from asr.word_search import Weights, search_words
 PHONES = ("k", "a", "t")
 LISTED = {"at": [2, 3], "cat": [1, 2, 3], "a": [2], "kay": [1, 2], "eh": [2], "tat": [3, 2, 3]}
 WORDS = tuple(LISTED)
-EXACT = Weights(lm=0.7, word=0.4, beam_size=4000, margin=1e6, alike=4000)
+EXACT = Weights(lm=0.7, word=0.4, blank=0.3, beam_size=4000, margin=1e6, alike=4000)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def random_log_probs(frames: int, seed: int) -> torch.Tensor:
 def score_all(log_probs: torch.Tensor, model: WordNgramLM, weights: Weights) -> dict[str, float]:
     """Return the score of every text that has a path, by looking at every path."""
     sounds: dict[tuple[int, ...], float] = {}
-    rows = log_probs.double().numpy()
+    rows = log_probs.double().numpy() - [weights.blank, 0, 0, 0]
     for path in product(range(rows.shape[1]), repeat=len(rows)):
         said = tuple(label for label, _ in groupby(path) if label)
         score = float(sum(row[label] for row, label in zip(rows, path, strict=True)))
