@@ -29,7 +29,7 @@ from asr.word_lm import WordNgramLM, WordTables, append_word, word_log_prob
 
 _NOTHING = -1e9  # a log-probability
 _RARE = -8.0  # a phone below this log-probability is not followed
-_SURE = -0.005  # a frame whose blank is above this is nothing but blank
+_SURE = -0.05  # a frame whose blank is above this is nothing but blank
 _TABLE_BITS = 16  # of the hash tables of a frame's hypotheses
 _HISTORY_BITS = 18  # of an utterance's sequences of words
 _PRIME = np.uint64(0x100000001B3)
