@@ -58,8 +58,7 @@ def make_orders(sentences: list[list[str]]) -> tuple[list[str], list[word_ngrams
         )
     ]
     base = recipe.base_distribution(words, {})
-    weights = np.ones(len(tokens), np.int64)
-    return words, word_ngrams.estimate(np.array(tokens, np.int32), weights, ORDER, base)
+    return words, word_ngrams.estimate(np.array(tokens, np.int32), ORDER, base)
 
 
 def make_model(max_ngrams: int = 10**9) -> WordNgramLM:
@@ -228,7 +227,7 @@ def test_file_round_trip(tmp_path: Path) -> None:
     start = np.full((3000, 1), len(words) + 2)
     tokens = np.concatenate([start, picked, start + 1], axis=1).ravel().astype(np.int32)
     base = recipe.base_distribution(words, {})
-    orders = word_ngrams.estimate(tokens, np.ones(len(tokens), np.int64), ORDER, base)
+    orders = word_ngrams.estimate(tokens, ORDER, base)
     everything = [np.ones(len(order.words), np.bool_) for order in orders]
     model = word_ngrams.compile_model(words, orders, everything)
     assert np.diff(model.tables.starts).max() > 255  # more followers than a byte can tell, too
@@ -339,7 +338,7 @@ def test_errors_of_the_program(
     assert not Path("words.safetensors").exists()
 
 
-@pytest.mark.parametrize("option", ["--order", "--vocabulary", "--transcript-weight"])
+@pytest.mark.parametrize("option", ["--order", "--vocabulary"])
 def test_options_out_of_range(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         recipe.main(["text.txt", "--output", "words.safetensors", option, "0"])

@@ -6,9 +6,9 @@
     python recipes/language_model/train_words.py small.txt --output words.safetensors
 
 Text files hold one paragraph a line and may be compressed (.xz, .gz). Lines of `--transcripts`
-begin with an utterance id, as LibriSpeech's do: they are of the kind that is to be recognised,
-count `--transcript-weight` times, and every 100th of them is held out (of all texts where there
-are none): the program prints the perplexity of these. `--word-counts` has lines of a word and how
+begin with an utterance id, as LibriSpeech's do: they are of the kind that is to be recognised, and
+every 100th of them is held out (of all texts where there are none): the program prints the
+perplexity of these. `--word-counts` has lines of a word and how
 often it was seen elsewhere: it helps to choose the vocabulary and to tell rare words apart.
 
 The n-grams that cost most to lose are kept, as many as fit into `--max-mb`.
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from asr.arguments import Parser
 from asr.normalize import normalize_text
-from asr.word_lm import WordNgramLM, append_word
+from asr.word_lm import MAX_HISTORY, WordNgramLM, append_word
 
 sys.path.insert(0, str(Path(__file__).parent))  # where a test imports this file
 
@@ -203,10 +203,9 @@ def train(
         if word in read.places:
             ids[read.places[word]] = index
     parts = [with_marks(text, ids, len(words)) for text in (read, said)]
-    weights = np.repeat([1, options.transcript_weight], [len(part) for part in parts])
     print(f"{len(tokens) / 1e6:.1f} M words and ends of sentences, {len(words):,} different words")
     base = base_distribution(words, elsewhere)
-    orders = estimate(np.concatenate(parts), weights, options.order, base)
+    orders = estimate(np.concatenate(parts), options.order, base)
     print("n-grams:", ", ".join(f"{len(order.words):,}" for order in orders))
     return fit(words, orders, options.max_mb), with_marks(held_out, ids, len(words))
 
@@ -216,7 +215,6 @@ def make_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument("texts", nargs="*", type=Path, help="text files, one paragraph a line")
     parser.add_argument("--transcripts", nargs="*", type=Path, default=[], metavar="FILE")
-    parser.add_argument("--transcript-weight", type=int, default=3, metavar="TIMES")
     parser.add_argument("--word-counts", type=Path, metavar="FILE")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument(
@@ -233,12 +231,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program; return 2 after an error of the user's."""
     parser = make_parser()
     options = parser.parse_args(argv)
-    for name, low, high in (
-        ("order", 2, 4), ("vocabulary", 1, 1_000_000), ("transcript_weight", 1, 1000)
-    ):  # fmt: skip
+    for name, low, high in (("order", 2, MAX_HISTORY + 1), ("vocabulary", 1, 1_000_000)):
         if not low <= getattr(options, name) <= high:
-            option = name.replace("_", "-")
-            parser.error(f"--{option}: found {getattr(options, name)}, wanted {low} to {high}")
+            parser.error(f"--{name}: found {getattr(options, name)}, wanted {low} to {high}")
     started = time.monotonic()
     try:
         read, said, held_out = read_texts(options.texts, options.transcripts)

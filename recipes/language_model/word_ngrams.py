@@ -37,18 +37,15 @@ class Order:
     log_probs: Floats
 
 
-def estimate(
-    tokens: NDArray[np.int32], weights: NDArray[np.int64], order: int, base: Floats
-) -> list[Order]:
+def estimate(tokens: NDArray[np.int32], order: int, base: Floats) -> list[Order]:
     """Return interpolated Kneser-Ney models of 1, 2, …, `order` words.
 
     Args:
         tokens: (T,) ids of sentences, each between <s> and </s>.
-        weights: (T,) how often each one counts.
         order: Words in the longest n-grams.
         base: (U,) the distribution, over all ids, below the single words.
     """
-    levels = count(tokens, weights, order, len(base))
+    levels = count(tokens, order, len(base))
     orders: list[Order] = []
     for length, (level, begins) in enumerate(levels, start=1):
         counts = level.counts
@@ -67,13 +64,13 @@ def estimate(
 
 
 def count(
-    tokens: NDArray[np.int32], weights: NDArray[np.int64], order: int, num_ids: int
+    tokens: NDArray[np.int32], order: int, num_ids: int
 ) -> list[tuple[Order, NDArray[np.bool_]]]:
     """Return the n-grams of each length without probabilities, and which begin with <s>."""
     start_id = num_ids - 2
     ids = np.arange(num_ids)
     none = np.zeros(num_ids, np.int64)
-    counts = np.bincount(tokens, weights, num_ids).astype(np.int64)
+    counts = np.bincount(tokens, minlength=num_ids)
     levels = [(Order(none, none, ids, counts, np.empty(0)), ids == start_id)]
     # For each token, the place of the n-gram that ends there, or -1 if that crosses a sentence.
     places = tokens.astype(np.int64)
@@ -81,9 +78,8 @@ def count(
         inside = (places[:-1] >= 0) & (tokens[1:] != start_id)
         ends = np.flatnonzero(inside) + 1
         codes = (places[ends - 1] << WORD_BITS) | tokens[ends]
-        distinct, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        distinct, first, inverse, counts = np.unique(codes, True, True, True)
         contexts = distinct >> WORD_BITS
-        counts = np.bincount(inverse, weights[ends]).astype(np.int64)
         words = distinct & ((1 << WORD_BITS) - 1)
         level = Order(contexts, places[ends[first]], words, counts, np.empty(0))
         levels.append((level, levels[-1][1][contexts]))
