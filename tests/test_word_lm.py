@@ -128,6 +128,16 @@ def test_equals_kneser_ney_from_dictionaries(model: WordNgramLM, text: str) -> N
         assert model.log_prob(history, word) == pytest.approx(expected, abs=tolerance), word
 
 
+def test_counts_from_elsewhere_have_their_share_in_single_words() -> None:
+    tokens = np.array([6, 1, 2, 1, 7, 6, 1, 7], np.int32)  # words 1 to 4, <unk>, <s>, </s>
+    base = recipe.base_distribution(["a", "b", "c", "d"], {"c": 90, "d": 10})
+    assert base.sum() == pytest.approx(1) and base[0] == base[6] == 0
+    assert base[3] / base[4] == pytest.approx(91 / 11)
+    without, half = (word_ngrams.estimate(tokens, 2, base, share)[0] for share in (0.0, 0.5))
+    expected = (np.exp(without.log_probs) + base) / 2
+    np.testing.assert_allclose(np.exp(half.log_probs), expected)
+
+
 @pytest.mark.parametrize("max_ngrams", [10**9, 60, 30])
 @pytest.mark.parametrize("text", HISTORIES)
 def test_probabilities_sum_to_one(max_ngrams: int, text: str, tmp_path: Path) -> None:

@@ -37,13 +37,16 @@ class Order:
     log_probs: Floats
 
 
-def estimate(tokens: NDArray[np.int32], order: int, base: Floats) -> list[Order]:
+def estimate(
+    tokens: NDArray[np.int32], order: int, base: Floats, base_share: float = 0.0
+) -> list[Order]:
     """Return interpolated Kneser-Ney models of 1, 2, …, `order` words.
 
     Args:
         tokens: (T,) ids of sentences, each between <s> and </s>.
         order: Words in the longest n-grams.
         base: (U,) the distribution, over all ids, below the single words.
+        base_share: Of it in the single words, beside what smoothing leaves for it.
     """
     levels = count(tokens, order, len(base))
     orders: list[Order] = []
@@ -57,6 +60,8 @@ def estimate(tokens: NDArray[np.int32], order: int, base: Floats) -> list[Order]
             counts[len(base) - 2] = 0  # <s> is never predicted
         lower = np.exp(orders[-1].log_probs)[level.suffixes] if orders else base
         probabilities = smooth(level.contexts, counts, lower, three_discounts(counts))
+        if length == 1:
+            probabilities = (1 - base_share) * probabilities + base_share * base
         with np.errstate(divide="ignore"):
             level.log_probs = np.log(probabilities)
         orders.append(level)
