@@ -303,6 +303,14 @@ def test_paragraphs_are_split_where_a_reader_pauses() -> None:
     ]
 
 
+def test_held_out_words_are_taken_off_the_counts_from_elsewhere() -> None:
+    held_out = recipe.Text({"read": 1})
+    held_out.append(["rare", "read", "rare"])
+    elsewhere = {"rare": 2, "read": 5, "other": 1}
+    left = recipe.without_held_out(elsewhere, held_out)
+    assert left == {"rare": 0, "read": 4, "other": 1}
+
+
 def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     book = tmp_path / "book.txt.xz"
     with lzma.open(book, "wt") as file:

@@ -117,6 +117,19 @@ def read_word_counts(path: Path | None) -> dict[str, int]:
     return counts
 
 
+def without_held_out(elsewhere: dict[str, int], held_out: Text) -> dict[str, int]:
+    """Return counts from elsewhere less those of held-out text, which may be among them.
+
+    Or its rare words would count as known, and it would be no text that was never seen.
+    """
+    counts = np.bincount(held_out.numbers(), minlength=len(held_out.places) + 1)
+    counts[0] = 0  # ends of sentences; no word has this place
+    places = held_out.places
+    return {
+        word: max(count - int(counts[places.get(word, 0)]), 0) for word, count in elsewhere.items()
+    }
+
+
 def choose_words(
     places: dict[str, int], counts: NDArray[np.int64], elsewhere: dict[str, int], size: int
 ) -> list[str]:
@@ -240,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     try:
         read, said, held_out = read_texts(options.texts, options.transcripts)
-        elsewhere = read_word_counts(options.word_counts)
+        elsewhere = without_held_out(read_word_counts(options.word_counts), held_out)
         model, test = train(read, said, held_out, elsewhere, options)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         model.save(options.output)
