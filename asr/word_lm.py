@@ -238,28 +238,38 @@ class WordNgramLM:
 
 def _build_tables(column: dict[str, Array]) -> WordTables:
     """Return the tree from what is stored of it."""
-    unigrams = column["unigrams"].view(np.float32)
+    # A copy can be written to, as all the other arrays: else functions were compiled twice.
+    unigrams = column["unigrams"].view(np.float32).copy()
     children = _join(column["children"], column["children.large"])
     distances = _join(column["distances.high"], column["distances.large"]) << 8
     distances |= column["distances"]
-    size, ends = len(unigrams), np.cumsum(children, dtype=np.int64)
-    if len(ends) < size or ends[-1] != len(distances) or children.min() < 0:
-        raise ValueError(f"found {len(distances)} n-grams for {len(ends)} contexts")
-    # One running sum over all of them; what it had come to before each context is taken off.
-    # The sum may overflow, as differences come out right all the same.
-    words = np.cumsum(distances, dtype=np.int32)
-    inner = children > 0
-    firsts = (ends - children)[inner]
-    words -= np.repeat(words[firsts] - distances[firsts], children[inner])
+    size, total = len(unigrams), int(children.sum(dtype=np.int64))
+    if len(children) < size or total != len(distances) or int(children.min()) < 0:
+        raise ValueError(f"found {len(distances)} n-grams for {len(children)} contexts")
+    words = np.arange(size + total, dtype=np.int32)
+    _add_up(children, distances, words[size:])
     backoffs = np.full(len(children), NO_BACKOFF, np.uint8)
-    backoffs[inner] = column["backoffs"]
-    return WordTables(
-        unigrams,
-        np.concatenate([np.arange(size, dtype=np.int32), words]),
-        np.concatenate([np.zeros(size, np.uint8), column["steps"]]),
-        np.concatenate([[size], ends + size]).astype(np.int32),
-        backoffs,
-    )
+    backoffs[np.flatnonzero(children)] = column["backoffs"]
+    starts = np.empty(len(children) + 1, np.int32)
+    starts[0] = size
+    np.cumsum(children, out=starts[1:])
+    starts[1:] += np.int32(size)
+    steps = np.concatenate([np.zeros(size, np.uint8), column["steps"]])
+    return WordTables(unigrams, words, steps, starts, backoffs)
+
+
+@njit(cache=True, nogil=True)
+def _add_up(
+    children: NDArray[np.int32], distances: NDArray[np.int32], words: NDArray[np.int32]
+) -> None:
+    """Set each context's followers from their distances."""
+    place = 0
+    for number in children:
+        word = 0
+        for _ in range(number):
+            word += distances[place]
+            words[place] = word
+            place += 1
 
 
 def _check(num_words: int, tables: WordTables) -> None:

@@ -58,8 +58,7 @@ def make_orders(sentences: list[list[str]]) -> tuple[list[str], list[word_ngrams
         )
     ]
     base = recipe.base_distribution(words, {})
-    weights = np.ones(len(tokens), np.int64)
-    return words, word_ngrams.estimate(np.array(tokens, np.int32), weights, ORDER, base)
+    return words, word_ngrams.estimate(np.array(tokens, np.int32), ORDER, base)
 
 
 def make_model(max_ngrams: int = 10**9) -> WordNgramLM:
@@ -127,6 +126,16 @@ def test_equals_kneser_ney_from_dictionaries(model: WordNgramLM, text: str) -> N
         # A probability and up to two weights, each rounded to a step.
         tolerance = 1.5 * NATS_PER_STEP + 1e-5
         assert model.log_prob(history, word) == pytest.approx(expected, abs=tolerance), word
+
+
+def test_counts_from_elsewhere_have_their_share_in_single_words() -> None:
+    tokens = np.array([6, 1, 2, 1, 7, 6, 1, 7], np.int32)  # words 1 to 4, <unk>, <s>, </s>
+    base = recipe.base_distribution(["a", "b", "c", "d"], {"c": 90, "d": 10})
+    assert base.sum() == pytest.approx(1) and base[0] == base[6] == 0
+    assert base[3] / base[4] == pytest.approx(91 / 11)
+    without, half = (word_ngrams.estimate(tokens, 2, base, share)[0] for share in (0.0, 0.5))
+    expected = (np.exp(without.log_probs) + base) / 2
+    np.testing.assert_allclose(np.exp(half.log_probs), expected)
 
 
 @pytest.mark.parametrize("max_ngrams", [10**9, 60, 30])
@@ -228,7 +237,7 @@ def test_file_round_trip(tmp_path: Path) -> None:
     start = np.full((3000, 1), len(words) + 2)
     tokens = np.concatenate([start, picked, start + 1], axis=1).ravel().astype(np.int32)
     base = recipe.base_distribution(words, {})
-    orders = word_ngrams.estimate(tokens, np.ones(len(tokens), np.int64), ORDER, base)
+    orders = word_ngrams.estimate(tokens, ORDER, base)
     everything = [np.ones(len(order.words), np.bool_) for order in orders]
     model = word_ngrams.compile_model(words, orders, everything)
     assert np.diff(model.tables.starts).max() > 255  # more followers than a byte can tell, too
@@ -236,7 +245,7 @@ def test_file_round_trip(tmp_path: Path) -> None:
     loaded = WordNgramLM.load(tmp_path / "words.safetensors")
     assert loaded.words == model.words
     for before, after in zip(model.tables, loaded.tables, strict=True):
-        assert before.dtype == after.dtype
+        assert before.dtype == after.dtype and after.flags.writeable
         np.testing.assert_array_equal(before, after)
 
 
@@ -294,6 +303,14 @@ def test_paragraphs_are_split_where_a_reader_pauses() -> None:
     ]
 
 
+def test_held_out_words_are_taken_off_the_counts_from_elsewhere() -> None:
+    held_out = recipe.Text({"read": 1})
+    held_out.append(["rare", "read", "rare"])
+    elsewhere = {"rare": 2, "read": 5, "other": 1}
+    left = recipe.without_held_out(elsewhere, held_out)
+    assert left == {"rare": 0, "read": 4, "other": 1}
+
+
 def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     book = tmp_path / "book.txt.xz"
     with lzma.open(book, "wt") as file:
@@ -339,7 +356,7 @@ def test_errors_of_the_program(
     assert not Path("words.safetensors").exists()
 
 
-@pytest.mark.parametrize("option", ["--order", "--vocabulary", "--transcript-weight"])
+@pytest.mark.parametrize("option", ["--order", "--vocabulary"])
 def test_options_out_of_range(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         recipe.main(["text.txt", "--output", "words.safetensors", option, "0"])

@@ -38,17 +38,17 @@ class Order:
 
 
 def estimate(
-    tokens: NDArray[np.int32], weights: NDArray[np.int64], order: int, base: Floats
+    tokens: NDArray[np.int32], order: int, base: Floats, base_share: float = 0.0
 ) -> list[Order]:
     """Return interpolated Kneser-Ney models of 1, 2, …, `order` words.
 
     Args:
         tokens: (T,) ids of sentences, each between <s> and </s>.
-        weights: (T,) how often each one counts.
         order: Words in the longest n-grams.
         base: (U,) the distribution, over all ids, below the single words.
+        base_share: Of it in the single words, beside what smoothing leaves for it.
     """
-    levels = count(tokens, weights, order, len(base))
+    levels = count(tokens, order, len(base))
     orders: list[Order] = []
     for length, (level, begins) in enumerate(levels, start=1):
         counts = level.counts
@@ -60,6 +60,8 @@ def estimate(
             counts[len(base) - 2] = 0  # <s> is never predicted
         lower = np.exp(orders[-1].log_probs)[level.suffixes] if orders else base
         probabilities = smooth(level.contexts, counts, lower, three_discounts(counts))
+        if length == 1:
+            probabilities = (1 - base_share) * probabilities + base_share * base
         with np.errstate(divide="ignore"):
             level.log_probs = np.log(probabilities)
         orders.append(level)
@@ -67,13 +69,13 @@ def estimate(
 
 
 def count(
-    tokens: NDArray[np.int32], weights: NDArray[np.int64], order: int, num_ids: int
+    tokens: NDArray[np.int32], order: int, num_ids: int
 ) -> list[tuple[Order, NDArray[np.bool_]]]:
     """Return the n-grams of each length without probabilities, and which begin with <s>."""
     start_id = num_ids - 2
     ids = np.arange(num_ids)
     none = np.zeros(num_ids, np.int64)
-    counts = np.bincount(tokens, weights, num_ids).astype(np.int64)
+    counts = np.bincount(tokens, minlength=num_ids)
     levels = [(Order(none, none, ids, counts, np.empty(0)), ids == start_id)]
     # For each token, the place of the n-gram that ends there, or -1 if that crosses a sentence.
     places = tokens.astype(np.int64)
@@ -81,9 +83,8 @@ def count(
         inside = (places[:-1] >= 0) & (tokens[1:] != start_id)
         ends = np.flatnonzero(inside) + 1
         codes = (places[ends - 1] << WORD_BITS) | tokens[ends]
-        distinct, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        distinct, first, inverse, counts = np.unique(codes, True, True, True)
         contexts = distinct >> WORD_BITS
-        counts = np.bincount(inverse, weights[ends]).astype(np.int64)
         words = distinct & ((1 << WORD_BITS) - 1)
         level = Order(contexts, places[ends[first]], words, counts, np.empty(0))
         levels.append((level, levels[-1][1][contexts]))
