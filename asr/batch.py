@@ -70,7 +70,8 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        return replace(self, **{n: change(t) for n, t in tensors.items() if t is not None})
+        changed: dict[str, Any] = {n: change(t) for n, t in tensors.items() if t is not None}
+        return replace(self, **changed)
 
 
 def make_batch(

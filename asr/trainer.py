@@ -20,7 +20,6 @@ from asr.augment import augmented_features
 from asr.batch import Batch, Position
 from asr.checkpoint import (
     CheckpointError,
-    ModelBundle,
     build_model,
     load_model,
     load_state,

@@ -16,16 +16,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
-
 from torch import Tensor
 
 from asr.prefix_tree import Array, TreeTables
 from asr.vocabulary import EntryTables, Vocabulary
-from asr.word_lm import WordNgramLM, WordTables, append_word, word_log_prob
+from asr.word_lm import WordNgramLM, WordTables, append_word, shorten_history, word_log_prob
 
 _NOTHING = -1e9  # a log-probability
 _RARE = -8.0  # a phone below this log-probability is not followed
@@ -109,7 +108,7 @@ def _add(a: float, b: float) -> float:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _hash(a: int, b: int, bits: int) -> int:
+def _hash(a: Any, b: Any, bits: int) -> Any:
     mixed = ((np.uint64(a) * _PRIME) ^ np.uint64(b)) * _MULTIPLIER
     return np.int64(mixed >> np.uint64(64 - bits))
 
@@ -143,7 +142,7 @@ def _put(
 
 
 @njit(cache=True, nogil=True)
-def _extend_history(parents: Array, entries: Array, history: int, entry: int) -> int:
+def _extend_history(parents: Array, entries: Array, history: int, entry: int) -> Any:
     """Return the number of a sequence of words with one more at its end, -1 if all are used."""
     mask = len(parents) - 1
     slot = _hash(history, entry, _HISTORY_BITS)
@@ -167,13 +166,11 @@ def _score_entry(
         word = entries.word[place]
         score += word_log_prob(words, context, word) * weights.lm + weights.word
         context = append_word(context, word)
-    return score + entries.bonus[entry], context
+    return score + entries.bonus[entry], shorten_history(words, context)
 
 
 @njit(cache=True, nogil=True)
-def _prune(
-    found: _Beam, count: int, beam: _Beam, table: Array, weights: Weights
-) -> int:
+def _prune(found: _Beam, count: int, beam: _Beam, table: Array, weights: Weights) -> int:
     """Keep the best hypotheses, best first; return how many."""
     scores = np.empty(count)
     for n in range(count):
@@ -230,7 +227,6 @@ def _search(
     parents[0], last[0] = 0, -1
     beam.blank[0], beam.context[0] = 0.0, start
     size = 1
-    phones = np.empty(log_probs.shape[1], np.int32)
     for t in range(len(log_probs)):
         row = log_probs[t]
         if row[0] > _SURE:
@@ -284,8 +280,9 @@ def _search(
         size = _prune(found, count, beam, table, weights)
     ended = np.flatnonzero(beam.node[:size] == 0)
     scores = np.empty(len(ended))
-    for i, n in enumerate(ended):
-        scores[i] = _add(beam.blank[n], beam.spoken[n]) + beam.lm[n]
+    for i, last_one in enumerate(ended):
+        both = _add(beam.blank[last_one], beam.spoken[last_one])
+        scores[i] = both + beam.lm[last_one]
     return scores, beam.history[ended], parents, last
 
 
@@ -309,7 +306,9 @@ def search_words(
         nbest: How many at most.
         threads: Utterances searched at once.
     """
-    rows = [row[:n].double().numpy() for row, n in zip(log_probs.cpu(), lengths.tolist(), strict=True)]
+    rows = [
+        row[:n].double().numpy() for row, n in zip(log_probs.cpu(), lengths.tolist(), strict=True)
+    ]
 
     def search(row: Array, vocabulary: Vocabulary) -> list[WordHypothesis]:
         scores, histories, parents, last = _search(

@@ -1,96 +1,122 @@
 """Find search settings by word error rate, on data that is not the reported test set.
 
-    python scripts/tune_search.py runs/cpu_19h/last runs/manifests/dev-other-part.jsonl --limit 100
-    python scripts/tune_search.py MODEL MANIFEST --ctc-weights 0.3 0.5 1 --lm-weights 0 0.4
+    python scripts/tune_search.py MODEL runs/manifests/dev-other-part.jsonl --limit 150 \\
+        lm_weight=0.8,1,1.2 word_bonus=0,1 blank_penalty=1,2,3
+    python scripts/tune_search.py MODEL MANIFEST method=beam ctc_weight=0.3,0.5 --random 20
 
-Every combination is tried on the same utterances. The table is sorted by error rate; the last line
-is what `scripts/ship_model.py` takes.
+Each setting of [search] may have several values; all combinations, or `--random` ones of them, are
+tried on the same utterances, which are encoded only once. What is not named is as in the model.
+The table is sorted by error rate; the last line is what `scripts/ship_model.py` takes.
 """
 
 from __future__ import annotations
 
 import itertools
+import random
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 import torch
 
 from asr.arguments import Parser
-from asr.audio import load_audio
-from asr.checkpoint import load_model
-from asr.config import SearchConfig
-from asr.lm import CharNgramLM
-from asr.manifest import read_manifest
-from asr.normalize import normalize_text
-from asr.pieces import recognize
-from asr.score import score_utterances
+from asr.checkpoint import ModelBundle, load_model
+from asr.config import SearchConfig, load_config
+from asr.dataset import SpeechDataset, load_utterances
+from asr.decode import decode_batch, encode_batch
+from asr.order import DurationBatches
+from asr.score import Score, score_utterances
+from asr.validate import pick_evenly
+
+BATCH_SECONDS, BATCH_SIZE = 120.0, 32
 
 
-def main() -> int:
+def combine(own: SearchConfig, choices: Sequence[str]) -> list[tuple[str, SearchConfig]]:
+    """Return every combination of the values in ``key=value,value`` arguments, with its name.
+
+    Raises:
+        ValueError: A key or value is none of [search].
+    """
+    given = [(key, values.split(",")) for key, _, values in (c.partition("=") for c in choices)]
+    kept = [f"search.{k}={v}" for k, v in asdict(own).items() if k != "hotwords"]
+    combinations = []
+    for values in itertools.product(*(values for _, values in given)):
+        named = [f"search.{key}={v}" for (key, _), v in zip(given, values, strict=True)]
+        search = load_config(None, [*kept, *named]).search
+        combinations.append((" ".join(named), search))
+    return combinations
+
+
+class Trial:
+    """Utterances, encoded once and decoded as often as wanted."""
+
+    def __init__(self, bundle: ModelBundle, manifest: str, limit: int) -> None:
+        self.bundle = bundle
+        every = replace(bundle.config.data, max_seconds=float("inf"), cache_dir="")
+        self.utterances = pick_evenly(load_utterances([manifest], every)[0], limit)
+        self.seconds = sum(u.duration for u in self.utterances)
+        rate = bundle.config.features.sample_rate
+        dataset = SpeechDataset(self.utterances, bundle.tokenizer, rate)
+        durations = [u.duration for u in self.utterances]
+        order = DurationBatches(durations, BATCH_SECONDS, BATCH_SIZE, seed=0).epoch(0)
+        batches = [dataset[indices].to(bundle.device) for indices in order]
+        self.batches = [
+            (b, encode_batch(bundle.model, bundle.features, b.waveform, b.num_samples))
+            for b in batches
+        ]
+
+    def score(self, search: SearchConfig) -> tuple[Score, float]:
+        """Return the score of a search, and how many times faster than speech it was."""
+        bundle, started = self.bundle, time.perf_counter()
+        triples = []
+        for batch, encoded in self.batches:
+            found = decode_batch(
+                bundle.model, bundle.features, bundle.tokenizer, batch.waveform,
+                batch.num_samples, search, bundle.language_model,
+                word_decoder=bundle.word_decoder, encoded=encoded,
+            )  # fmt: skip
+            for index, heard in zip(batch.indices, found, strict=True):
+                triples.append((str(index), self.utterances[index].text, heard.text))
+        return score_utterances(triples), self.seconds / (time.perf_counter() - started)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Try all combinations; return 2 after an error of the user's."""
     parser = Parser(description=__doc__)
     parser.add_argument("model", help="model directory")
     parser.add_argument("manifest")
-    parser.add_argument("--lm", type=Path, help="language model (default: the model's own)")
+    parser.add_argument("choices", nargs="*", metavar="key=value,value")
     parser.add_argument("--limit", type=int, default=100, help="utterances, evenly picked")
-    parser.add_argument("--beam-sizes", type=int, nargs="+", default=[8])
-    parser.add_argument("--ctc-weights", type=float, nargs="+", default=[0.3, 0.5, 0.7, 1.0])
-    parser.add_argument("--lm-weights", type=float, nargs="+", default=[0.0, 0.3, 0.5])
-    parser.add_argument("--length-bonuses", type=float, nargs="+", default=[0.0, 0.5, 1.0])
+    parser.add_argument("--random", type=int, metavar="N", help="try N of the combinations")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args(argv)
     torch.set_num_threads(options.threads)
     try:
         bundle = load_model(options.model)
-        if options.lm is not None:
-            bundle = replace(bundle, language_model=CharNgramLM.load(options.lm))
-        utterances = read_manifest(options.manifest)
-        step = max(1, len(utterances) // options.limit)
-        utterances = utterances[::step][: options.limit]
-        waveforms = [load_audio(u.audio_filepath) for u in utterances]
+        combinations = combine(bundle.config.search, options.choices)
+        trial = Trial(bundle, options.manifest, options.limit)
+        if options.random is not None and options.random < len(combinations):
+            combinations = random.Random(0).sample(combinations, options.random)
+        results = []
+        for name, search in combinations:
+            score, rtfx = trial.score(search)
+            results.append((score.wer, f"{describe(score, rtfx)}  {name}", name))
+            print(results[-1][1], flush=True)
     except ValueError as error:
         print(f"tune_search: {error}", file=sys.stderr)
         return 2
-    seconds = sum(len(waveform) for waveform in waveforms) / 16000
-    searches = [SearchConfig(method=method) for method in ("ctc", "greedy")]
-    for beam, ctc, lm, bonus in itertools.product(
-        options.beam_sizes, options.ctc_weights, options.lm_weights, options.length_bonuses
-    ):
-        searches.append(SearchConfig("beam", beam, ctc, lm, bonus))
-    results = []
-    for search in searches:
-        started = time.perf_counter()
-        texts = [heard.text for heard in recognize(bundle, waveforms, search, words=False)]
-        rtfx = seconds / (time.perf_counter() - started)
-        references = [normalize_text(u.text) for u in utterances]
-        triples = zip(map(str, range(len(texts))), references, texts, strict=True)
-        score = score_utterances(triples)
-        results.append((score.wer, score.cer, rtfx, search))
-        print(describe(*results[-1]), flush=True)
     results.sort(key=lambda result: result[0])
     print("\nbest first:")
-    for result in results[:10]:
-        print(describe(*result))
-    best = results[0][3]
-    print(
-        f"\nsearch.method={best.method} search.beam_size={best.beam_size} "
-        f"search.ctc_weight={best.ctc_weight} search.lm_weight={best.lm_weight} "
-        f"search.length_bonus={best.length_bonus}"
-    )
+    for _, line, _ in results[:10]:
+        print(line)
+    print(f"\n{results[0][2]}")
     return 0
 
 
-def describe(wer: float, cer: float, rtfx: float, search: SearchConfig) -> str:
-    """Return a line of the table."""
-    settings = (
-        f"beam {search.beam_size:2d} ctc {search.ctc_weight:.2f} lm {search.lm_weight:.2f} "
-        f"bonus {search.length_bonus:.2f}"
-        if search.method == "beam"
-        else search.method
-    )
-    return f"WER {100 * wer:6.2f}  CER {100 * cer:6.2f}  {rtfx:6.1f} x real time  {settings}"
+def describe(score: Score, rtfx: float) -> str:
+    """Return a line of the table; speed is that of the search alone."""
+    return f"WER {100 * score.wer:6.2f}  CER {100 * score.cer:6.2f}  {rtfx:6.1f} x real time"
 
 
 if __name__ == "__main__":

@@ -69,9 +69,7 @@ def test_the_list_is_weighed_by_decoder_and_ctc(
         log_probs = model.ctc_log_probs(alone)[0][0]
         said = 0.7 * score_by_attention(model.decoder, alone, rows)
         said += 0.3 * score_by_ctc(log_probs, rows)
-        wanted = {
-            h.tokens: h.score + 0.5 * s for h, s in zip(before, said.tolist(), strict=True)
-        }
+        wanted = {h.tokens: h.score + 0.5 * s for h, s in zip(before, said.tolist(), strict=True)}
         assert {h.tokens for h in after} == set(wanted)
         assert [h.score for h in after] == pytest.approx(sorted(wanted.values(), reverse=True))
         assert [h.score for h in after] == pytest.approx([wanted[h.tokens] for h in after])
@@ -109,9 +107,7 @@ def test_a_batch_is_decoded_by_words(decoder: WordDecoder, model: SpeechModel) -
     generator = torch.Generator().manual_seed(1)
     waveform = 0.3 * torch.randn(2, 16000, generator=generator)
     arguments = model, LogMel(FeatureConfig()), TOKENIZER, waveform, torch.tensor([16000, 9000])
-    found = decode_batch(
-        *arguments, replace(SEARCH, nbest=3), word_decoder=decoder, words=True
-    )
+    found = decode_batch(*arguments, replace(SEARCH, nbest=3), word_decoder=decoder, words=True)
     for heard in found:
         assert set(heard.text.split()) <= set(LISTED)
         assert [word.text for word in heard.words] == heard.text.split()

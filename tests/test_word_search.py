@@ -42,7 +42,7 @@ def vocabulary(lexicon: Lexicon, model: WordNgramLM) -> Vocabulary:
 
 def random_log_probs(frames: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return (2 * torch.randn(frames, len(PHONES) + 1, generator=generator)).log_softmax(1)
+    return torch.randn(frames, len(PHONES) + 1, generator=generator).log_softmax(1)
 
 
 def score_all(log_probs: torch.Tensor, model: WordNgramLM, weights: Weights) -> dict[str, float]:
@@ -83,10 +83,13 @@ def test_scores_are_those_of_all_paths(
 
 
 def test_a_narrow_beam_finds_the_same_best(vocabulary: Vocabulary, model: WordNgramLM) -> None:
-    narrow = EXACT._replace(beam_size=30, margin=12.0, alike=1)
-    for seed in range(5):
-        given = random_log_probs(6, seed)[None], torch.tensor([6]), [vocabulary], model
-        assert search_words(*given, narrow, 1)[0][0].text == search_words(*given, EXACT, 1)[0][0].text
+    narrow = EXACT._replace(beam_size=20, margin=12.0, alike=1)
+    for labels in ((1, 2, 3, 2, 3), (3, 2, 3, 1, 2), (2, 2), (1, 2, 1, 2, 3)):
+        heard = spell(*labels)
+        given = heard[None], torch.tensor([len(heard)]), [vocabulary], model
+        assert (
+            search_words(*given, narrow, 1)[0][0].text == search_words(*given, EXACT, 1)[0][0].text
+        )
 
 
 def test_padding_threads_and_neighbours_change_nothing(
