@@ -32,6 +32,7 @@ _SURE = -0.05  # a frame whose blank is above this is nothing but blank
 _TABLE_BITS = 16  # of the hash tables of a frame's hypotheses
 _HISTORY_BITS = 18  # of an utterance's sequences of words
 _PRIME = np.uint64(0x100000001B3)
+_STEPS = 512  # into which a beam's margin is cut to count its hypotheses
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of hashes (Knuth, 6.4): 2^64 over the golden ratio
 
 
@@ -170,15 +171,30 @@ def _score_entry(
 
 
 @njit(cache=True, nogil=True)
+def _cutoff(scores: Array, margin: float, wanted: int) -> float:
+    """Return a score that about so many of the best reach, at most ``margin`` below the best."""
+    counts = np.zeros(_STEPS, np.int64)
+    best = scores.max()
+    for score in scores:
+        step = int((best - score) / margin * _STEPS)
+        if step < _STEPS:
+            counts[step] += 1
+    total = 0
+    for step in range(_STEPS):
+        total += counts[step]
+        if total >= wanted:
+            return float(best - margin * (step + 1) / _STEPS)
+    return float(best - margin)
+
+
+@njit(cache=True, nogil=True)
 def _prune(found: _Beam, count: int, beam: _Beam, table: Array, weights: Weights) -> int:
     """Keep the best hypotheses, best first; return how many."""
     scores = np.empty(count)
     for n in range(count):
         scores[n] = _add(found.blank[n], found.spoken[n]) + found.lm[n]
-    least = scores.max() - weights.margin
-    if count > weights.beam_size * 2:  # the doubles among them are not known yet
-        least = max(least, np.partition(scores, count - weights.beam_size * 2)[
-            count - weights.beam_size * 2])  # fmt: skip
+    # Twice as many as are kept, as it is not known yet which of them are alike.
+    least = _cutoff(scores, weights.margin, weights.beam_size * 2)
     candidates = np.flatnonzero(scores >= least)
     order = candidates[np.argsort(-scores[candidates])]
     table[:] = -1
