@@ -47,24 +47,32 @@ class Technique:
 
 
 DEFAULT = Variant("default", "the default")
+# The search along characters, with the settings it was tuned to.
+CHARACTERS = {"method": "beam", "beam_size": 16, "lm_weight": 0.6, "length_bonus": 1.0}
 VARIANTS = (
     Variant("greedy_ctc", "greedy CTC alone", {"method": "ctc"}),
     Variant("greedy_attention", "greedy attention alone", {"method": "greedy"}),
     # The length bonus makes up for what the language model takes, and goes with it.
     Variant(
-        "no_language_model",
-        "without language model and length bonus",
-        {"lm_weight": 0.0, "length_bonus": 0.0},
+        "network_alone", "along characters, decoder and CTC alone",
+        {**CHARACTERS, "lm_weight": 0.0, "length_bonus": 0.0},
     ),
+    Variant("characters", "along characters, with the character model", CHARACTERS),
+    Variant("no_language_model", "without language model", {"lm_weight": 0.0}),
     Variant("half_language_model", "half the language model's weight", {}, {"lm_weight": 0.5}),
     Variant(
         "more_language_model", "one and a half times the language model's weight", {},
         {"lm_weight": 1.5},
     ),
-    Variant("no_length_bonus", "without length bonus", {"length_bonus": 0.0}),
-    Variant("no_ctc", "without CTC (weight 0)", {"ctc_weight": 0.0}),
-    Variant("no_decoder", "without the decoder (CTC weight 1)", {"ctc_weight": 1.0}),
-    *(Variant(f"beam_{k}", f"beam size {k}", {"beam_size": k}) for k in (1, 4, 8, 16, 32, 48)),
+    Variant("no_word_bonus", "without word bonus", {"word_bonus": 0.0}),
+    Variant("no_blank_penalty", "the blank believed as it is", {"blank_penalty": 0.0}),
+    Variant("no_second_pass", "nothing weighed again", {"rescore": 0}),
+    Variant("second_pass_ctc", "weighed again by CTC over characters alone", {"ctc_weight": 1.0}),
+    Variant("second_pass_decoder", "weighed again by the decoder alone", {"ctc_weight": 0.0}),
+    *(
+        Variant(f"beam_{k}", f"beam size {k}", {"beam_size": k})
+        for k in (30, 100, 300, 1000, 3000)
+    ),
 )  # fmt: skip
 
 BASE = Technique("base", "the base")
@@ -88,6 +96,10 @@ TECHNIQUES = (
     ),
     Technique(
         "no_guided_attention", "without guided attention", ("train.guided_attention_weight=0",)
+    ),
+    Technique(
+        "phones", "with a second CTC head over phones",
+        ("data.lexicon=asr/models/default/lexicon.safetensors",),
     ),
     Technique("no_label_smoothing", "without label smoothing", ("train.label_smoothing=0",)),
     Technique("no_ema", "without averaged weights", ("train.ema_decay=0",)),
