@@ -53,7 +53,7 @@ def parse_hotwords(value: str, alphabet: str, normalize: str = "english") -> tup
         spelled = normalize_text(line) if normalize == "english" else line
         phrase = " ".join(spelled.split())
         if phrase:
-            _check_spelling(phrase, alphabet)
+            check_spelling(phrase, alphabet)
             phrases[phrase] = None
         elif line.strip():
             raise HotwordError(f"hot word {line.strip()!r}: found nothing that is spoken in it")
@@ -63,13 +63,20 @@ def parse_hotwords(value: str, alphabet: str, normalize: str = "english") -> tup
     return tuple(phrases)
 
 
-def _check_spelling(phrase: str, alphabet: str) -> None:
+def check_spelling(phrase: str, alphabet: str) -> None:
+    """Raise a `HotwordError` if a phrase holds a character outside the alphabet."""
     for character in phrase:
         if character not in alphabet:
             raise HotwordError(
                 f"hot word {phrase!r}: found character {character!r}, wanted one of the alphabet "
                 f"{alphabet!r}"
             )
+
+
+def check_weight(weight: float) -> None:
+    """Raise a `HotwordError` if the weight of hot words is out of range."""
+    if not 0.0 <= weight < float("inf"):
+        raise HotwordError(f"hot words: found weight {weight}, wanted 0 or more")
 
 
 class HotwordScorer:
@@ -101,10 +108,9 @@ class HotwordScorer:
         num_utterances: int,
         device: torch.device,
     ) -> None:
-        if not 0.0 <= weight < float("inf"):
-            raise HotwordError(f"hot words: found weight {weight}, wanted 0 or more")
+        check_weight(weight)
         for phrase in phrases:
-            _check_spelling(phrase, tokenizer.alphabet)
+            check_spelling(phrase, tokenizer.alphabet)
         targets, gains = _tables(tuple(phrases), tokenizer.alphabet)
         self.bonus = weight * max(0.0, float(gains[:, :-1].max()))
         self.num_utterances = num_utterances

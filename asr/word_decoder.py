@@ -17,6 +17,7 @@ from torch import Tensor
 
 from asr.config import SearchConfig
 from asr.ctc import greedy_decode
+from asr.hotword_bonuses import hotword_bonuses
 from asr.lexicon import Lexicon
 from asr.lm import CharNgramLM
 from asr.model import EncoderOutput, SpeechModel
@@ -65,7 +66,7 @@ class WordDecoder:
             _ALIKE,
         )  # fmt: skip
         log_probs, lengths = network.ctc_log_probs(encoded)
-        vocabulary = self._with_hotwords(search.hotwords, search.hotword_weight)
+        vocabulary = self._with_hotwords(search)
         spelled = greedy_decode(log_probs, lengths, self.tokenizer.blank_id)
         vocabularies = [
             vocabulary.extend(self._unknown(tokens, search.lm_weight), self.lexicon, self.model)
@@ -91,8 +92,10 @@ class WordDecoder:
             costs = self.spelling.score_texts(unknown).sum(1).tolist()
         return {word: lm_weight * cost for word, cost in zip(unknown, costs, strict=True)}
 
-    def _with_hotwords(self, phrases: tuple[str, ...], weight: float) -> Vocabulary:
-        return _extended(self, phrases, weight) if phrases else self.vocabulary
+    def _with_hotwords(self, search: SearchConfig) -> Vocabulary:
+        if not search.hotwords:
+            return self.vocabulary
+        return _extended(self, search.hotwords, search.hotword_weight, search.lm_weight)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -119,7 +122,11 @@ class WordDecoder:
         return [Hypothesis(rows[n], scores[n]) for n in order]
 
 
-@lru_cache(maxsize=4)
-def _extended(decoder: WordDecoder, phrases: tuple[str, ...], weight: float) -> Vocabulary:
-    bonuses = {phrase: weight * len(phrase) for phrase in phrases}
+@lru_cache(maxsize=4)  # every batch of a run has the same
+def _extended(
+    decoder: WordDecoder, phrases: tuple[str, ...], weight: float, lm_weight: float
+) -> Vocabulary:
+    bonuses = hotword_bonuses(
+        phrases, weight, lm_weight, decoder.lexicon, decoder.model, decoder.tokenizer.alphabet
+    )
     return decoder.vocabulary.extend(bonuses, decoder.lexicon, decoder.model)

@@ -21,7 +21,7 @@ ROWS = {
     "subtitles inputs",
     2: "lm index pool segment align report outputs stepper rescore",
     3: "confidence dataset loss monitor shards picture word_lm",
-    4: "vocabulary",
+    4: "vocabulary hotword_bonuses",
     5: "word_search",
     6: "word_decoder",
     7: "decode",
