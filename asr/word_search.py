@@ -228,7 +228,7 @@ def _prune(found: _Beam, count: int, beam: _Beam, table: Array, weights: Weights
 @njit(cache=True, nogil=True)
 def _search(
     log_probs: Array, tree: TreeTables, roots: Array, entries: EntryTables, words: WordTables,
-    start: int, weights: Weights,
+    start: int, end: int, weights: Weights,
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """Search one utterance: log_probs (T, P).
 
@@ -299,6 +299,8 @@ def _search(
     for i, last_one in enumerate(ended):
         both = _add(beam.blank[last_one], beam.spoken[last_one])
         scores[i] = both + beam.lm[last_one]
+        if beam.history[last_one]:  # that nothing was said is no sentence
+            scores[i] += weights.lm * word_log_prob(words, beam.context[last_one], end)
     return scores, beam.history[ended], parents, last
 
 
@@ -329,7 +331,7 @@ def search_words(
     def search(row: Array, vocabulary: Vocabulary) -> list[WordHypothesis]:
         scores, histories, parents, last = _search(
             row, vocabulary.forest.tables, vocabulary.roots, vocabulary.entries, model.tables,
-            model.start_history, weights,
+            model.start_history, model.end_id, weights,
         )  # fmt: skip
         found: dict[str, float] = {}
         for n in np.argsort(-scores, kind="stable"):

@@ -63,6 +63,8 @@ def score_all(log_probs: torch.Tensor, model: WordNgramLM, weights: Weights) -> 
                     index = model.word_id(word)
                     score += weights.lm * model.log_prob(history, index) + weights.word
                     history = append_word(history, index)
+                if words:
+                    score += weights.lm * model.log_prob(history, model.end_id)
                 found[" ".join(words)] = score
     return found
 
