@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from random_model import equal_words
 
 from asr.config import FeatureConfig, ModelConfig, SearchConfig
 from asr.decode import decode_batch
@@ -14,7 +14,6 @@ from asr.model import EncoderOutput, SpeechModel
 from asr.rescore import pick_utterance, score_by_attention, score_by_ctc
 from asr.tokenizer import CharTokenizer
 from asr.word_decoder import WordDecoder, _hear
-from asr.word_lm import NO_BACKOFF, WordNgramLM, WordTables
 
 LISTED = {"a": [1], "ab": [1, 2], "bad": [2, 1, 3], "dab": [3, 1, 2], "add": [1, 3]}
 TOKENIZER = CharTokenizer(" abd")
@@ -25,15 +24,7 @@ SEARCH = SearchConfig(
 
 @pytest.fixture(scope="module")
 def decoder() -> WordDecoder:
-    size = len(LISTED) + 4
-    tables = WordTables(
-        np.log(np.full(size, 0.1, dtype=np.float32)),
-        np.arange(size, dtype=np.int32),
-        np.zeros(size, dtype=np.uint8),
-        np.full(size + 1, size, dtype=np.int32),
-        np.full(size, NO_BACKOFF, dtype=np.uint8),
-    )
-    return WordDecoder(Lexicon.fit("abd", LISTED), WordNgramLM(tuple(LISTED), tables), TOKENIZER)
+    return WordDecoder(Lexicon.fit("abd", LISTED), equal_words(tuple(LISTED)), TOKENIZER)
 
 
 @pytest.fixture(scope="module")
