@@ -29,6 +29,7 @@ from asr.word_lm import WordNgramLM, WordTables, append_word, shorten_history, w
 _NOTHING = -1e9  # a log-probability
 _RARE = -8.0  # a phone below this log-probability is not followed
 _SURE = -0.05  # a frame whose blank is above this is nothing but blank
+_GROWTH = 48  # hypotheses that may come of each in a frame, about; later ones are left out
 _TABLE_BITS = 16  # of the hash tables of a frame's hypotheses
 _HISTORY_BITS = 18  # of an utterance's sequences of words
 _PRIME = np.uint64(0x100000001B3)
@@ -233,10 +234,12 @@ def _search(
     """Search one utterance: log_probs (T, P).
 
     Returns:
-        For each hypothesis that ends with a word its score and its number of the sequence of
-        words; and for all sequences the number of the one before, and the last entry.
+        For each hypothesis that ends with a word, or for all if none does, its score and the
+        number of its sequence of words; and for all sequences the number of the one before, and
+        the last entry.
     """
-    beam, found = _new_beam(weights.beam_size), _new_beam(weights.beam_size * 48)
+    capacity = min(weights.beam_size * _GROWTH, 3 << (_TABLE_BITS - 2))  # a table is never full
+    beam, found = _new_beam(weights.beam_size), _new_beam(capacity)
     table = np.full(1 << _TABLE_BITS, -1, np.int32)
     parents = np.full(1 << _HISTORY_BITS, -1, np.int32)
     last = np.zeros(1 << _HISTORY_BITS, np.int32)
@@ -295,6 +298,8 @@ def _search(
                             )  # fmt: skip
         size = _prune(found, count, beam, table, weights)
     ended = np.flatnonzero(beam.node[:size] == 0)
+    if len(ended) == 0:  # cut off within a word, which is left out
+        ended = np.arange(size)
     scores = np.empty(len(ended))
     for i, last_one in enumerate(ended):
         both = _add(beam.blank[last_one], beam.spoken[last_one])
