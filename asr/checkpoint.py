@@ -121,6 +121,11 @@ def load_model(
             word_model = _load_if_there(WordNgramLM, folder / WORD_MODEL)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: damaged model directory: {error}") from error
+    if lexicon is not None and lexicon.num_labels != config.model.phone_labels:
+        raise CheckpointError(
+            f"{folder}: {LEXICON} has {len(lexicon.phones)} phones, the network in {CONFIG} "
+            f"{max(0, config.model.phone_labels - 1)}"
+        )
     model, features, built = build_model(config)
     if built.alphabet != tokenizer.alphabet:
         raise CheckpointError(

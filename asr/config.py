@@ -154,8 +154,9 @@ class SearchConfig:
     ctc_weight: float = 0.3  # attention has the rest
     lm_weight: float = 0.0  # of the language model, added to the rest; not for greedy search
     length_bonus: float = 0.0  # nats a character: makes up for what the language model takes
-    word_bonus: float = 0.0  # nats a word; search over words only, as are the next three
+    word_bonus: float = 0.0  # nats a word; search over words only, as are the next four
     blank_penalty: float = 0.0  # nats a frame: how much less the blank of CTC is believed
+    hearings: int = 1  # 2 hears the recording again a label later, and believes the mean
     rescore: int = 20  # texts that decoder and CTC over characters weigh in the end; 0 is none
     rescore_weight: float = 0.3  # of their say, of which CTC has ctc_weight
     max_chars_per_second: float = 30.0
@@ -336,6 +337,8 @@ def _check(config: Config) -> None:
     for name, value in fractions:
         if not 0 <= value <= 1:
             raise ConfigError(f"{name}: found {value}, wanted 0 to 1")
+    if config.search.hearings not in (1, 2):
+        raise ConfigError(f"search.hearings: found {config.search.hearings}, wanted 1 or 2")
     for name in ("lm_weight", "blank_penalty", "rescore", "rescore_weight"):
         value = getattr(config.search, name)
         if value < 0:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from asr.align import WordSpan, align_words, label_seconds, measure_loudness
 from asr.confidence import ConfidenceModel, word_features
@@ -135,7 +136,12 @@ def decode_batch(
         # One more, so that even the shortest sound may be a character.
         max_tokens = (seconds * search.max_chars_per_second).long() + 1
         if search.method == "words" and word_decoder is not None:
-            found = word_decoder(model, encoded, search)
+            later = None
+            if search.hearings == 2:
+                delay = round(label_seconds(model, features) * features.config.sample_rate)
+                delayed = functional.pad(waveform, (delay, 0))
+                later = model.encode(*features(delayed, num_samples + delay))
+            found = word_decoder(model, encoded, search, later)
         else:
             found = _search(model, encoded, max_tokens, tokenizer, search, language_model)
         nbest = [_alternatives(hypotheses, tokenizer) for hypotheses in found]

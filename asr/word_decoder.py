@@ -8,6 +8,7 @@ character model says of its spelling.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,6 +19,7 @@ from torch import Tensor
 from asr.config import SearchConfig
 from asr.ctc import greedy_decode
 from asr.hotword_bonuses import hotword_bonuses
+from asr.lengths import valid_mask
 from asr.lexicon import Lexicon
 from asr.lm import CharNgramLM
 from asr.model import EncoderOutput, SpeechModel
@@ -50,7 +52,11 @@ class WordDecoder:
     spelling: CharNgramLM | None = None
 
     def __call__(
-        self, network: SpeechModel, encoded: EncoderOutput, search: SearchConfig
+        self,
+        network: SpeechModel,
+        encoded: EncoderOutput,
+        search: SearchConfig,
+        later: EncoderOutput | None = None,
     ) -> list[list[Hypothesis]]:
         """Return the best texts of each utterance, at least one, best first.
 
@@ -60,20 +66,21 @@ class WordDecoder:
             search: `beam_size` hypotheses live after each frame. Of the `rescore` best texts,
                 decoder and CTC over characters say what they think, with `rescore_weight`
                 and, of that, `ctc_weight` for CTC.
+            later: The same utterances behind a silence as long as a label.
         """
         weights = Weights(
             search.lm_weight, search.word_bonus, search.blank_penalty, search.beam_size, _MARGIN,
             _ALIKE,
         )  # fmt: skip
         log_probs, lengths = network.ctc_log_probs(encoded)
-        vocabulary = self._with_hotwords(search)
+        vocabulary = self.vocabulary_for(search)
         spelled = greedy_decode(log_probs, lengths, self.tokenizer.blank_id)
         vocabularies = [
             vocabulary.extend(self._unknown(tokens, search.lm_weight), self.lexicon, self.model)
             for tokens in spelled
         ]
         found = search_words(
-            *network.phone_log_probs(encoded), vocabularies, self.model, weights,
+            *_hear(network, encoded, later), vocabularies, self.model, weights,
             max(search.nbest, search.rescore), torch.get_num_threads(),
         )  # fmt: skip
         ranked = []
@@ -92,7 +99,12 @@ class WordDecoder:
             costs = self.spelling.score_texts(unknown).sum(1).tolist()
         return {word: lm_weight * cost for word, cost in zip(unknown, costs, strict=True)}
 
-    def _with_hotwords(self, search: SearchConfig) -> Vocabulary:
+    def vocabulary_for(self, search: SearchConfig) -> Vocabulary:
+        """Return the vocabulary with the hot words of a search.
+
+        Raises:
+            HotwordError: One cannot be spelled or said, or their weight is out of range.
+        """
         if not search.hotwords:
             return self.vocabulary
         return _extended(self, search.hotwords, search.hotword_weight, search.lm_weight)
@@ -120,6 +132,22 @@ class WordDecoder:
             scores = [s + search.rescore_weight * a for s, a in zip(scores, added, strict=True)]
         order = sorted(range(len(texts)), key=lambda n: -scores[n])
         return [Hypothesis(rows[n], scores[n]) for n in order]
+
+
+def _hear(
+    network: SpeechModel, encoded: EncoderOutput, later: EncoderOutput | None
+) -> tuple[Tensor, Tensor]:
+    """Return log-probs of phones (B, T, P) and lengths (B,), the mean of two hearings if given."""
+    log_probs, lengths = network.phone_log_probs(encoded)
+    if later is None:
+        return log_probs, lengths
+    again, lengths_again = network.phone_log_probs(later)
+    again = again[:, 1:]  # a label later
+    common = min(log_probs.shape[1], again.shape[1])
+    heard = valid_mask(lengths_again - 1, common)[:, :, None]
+    mean = torch.logaddexp(log_probs[:, :common], again[:, :common]) - math.log(2)
+    both = torch.where(heard, mean, log_probs[:, :common])
+    return torch.cat([both, log_probs[:, common:]], dim=1), lengths
 
 
 @lru_cache(maxsize=4)  # every batch of a run has the same

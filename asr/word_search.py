@@ -29,6 +29,7 @@ from asr.word_lm import WordNgramLM, WordTables, append_word, shorten_history, w
 _NOTHING = -1e9  # a log-probability
 _RARE = -8.0  # a phone below this log-probability is not followed
 _SURE = -0.05  # a frame whose blank is above this is nothing but blank
+_GROWTH = 48  # hypotheses that may come of each in a frame, about; later ones are left out
 _TABLE_BITS = 16  # of the hash tables of a frame's hypotheses
 _HISTORY_BITS = 18  # of an utterance's sequences of words
 _PRIME = np.uint64(0x100000001B3)
@@ -228,15 +229,17 @@ def _prune(found: _Beam, count: int, beam: _Beam, table: Array, weights: Weights
 @njit(cache=True, nogil=True)
 def _search(
     log_probs: Array, tree: TreeTables, roots: Array, entries: EntryTables, words: WordTables,
-    start: int, weights: Weights,
+    start: int, end: int, weights: Weights,
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """Search one utterance: log_probs (T, P).
 
     Returns:
-        For each hypothesis that ends with a word its score and its number of the sequence of
-        words; and for all sequences the number of the one before, and the last entry.
+        For each hypothesis that ends with a word, or for all if none does, its score and the
+        number of its sequence of words; and for all sequences the number of the one before, and
+        the last entry.
     """
-    beam, found = _new_beam(weights.beam_size), _new_beam(weights.beam_size * 48)
+    capacity = min(weights.beam_size * _GROWTH, 3 << (_TABLE_BITS - 2))  # a table is never full
+    beam, found = _new_beam(weights.beam_size), _new_beam(capacity)
     table = np.full(1 << _TABLE_BITS, -1, np.int32)
     parents = np.full(1 << _HISTORY_BITS, -1, np.int32)
     last = np.zeros(1 << _HISTORY_BITS, np.int32)
@@ -295,10 +298,14 @@ def _search(
                             )  # fmt: skip
         size = _prune(found, count, beam, table, weights)
     ended = np.flatnonzero(beam.node[:size] == 0)
+    if len(ended) == 0:  # cut off within a word, which is left out
+        ended = np.arange(size)
     scores = np.empty(len(ended))
     for i, last_one in enumerate(ended):
         both = _add(beam.blank[last_one], beam.spoken[last_one])
         scores[i] = both + beam.lm[last_one]
+        if beam.history[last_one]:  # that nothing was said is no sentence
+            scores[i] += weights.lm * word_log_prob(words, beam.context[last_one], end)
     return scores, beam.history[ended], parents, last
 
 
@@ -329,7 +336,7 @@ def search_words(
     def search(row: Array, vocabulary: Vocabulary) -> list[WordHypothesis]:
         scores, histories, parents, last = _search(
             row, vocabulary.forest.tables, vocabulary.roots, vocabulary.entries, model.tables,
-            model.start_history, weights,
+            model.start_history, model.end_id, weights,
         )  # fmt: skip
         found: dict[str, float] = {}
         for n in np.argsort(-scores, kind="stable"):

@@ -3,6 +3,7 @@
     python scripts/bench_hotwords.py runs/manifests/dev-clean.jsonl \
         --vocabulary ../shared/text/librispeech_vocab_counts.txt.xz
     python scripts/bench_hotwords.py MANIFEST --vocabulary COUNTS --hotwords 50 --weights 0 1 2
+    python scripts/bench_hotwords.py MANIFEST --vocabulary COUNTS --method beam
 
 The hot words are the most frequent words of the manifest's texts that are not among the
 `--frequent` most frequent of the vocabulary: names, mostly. Heard are all utterances that hold
@@ -28,13 +29,17 @@ import torch
 
 from asr.arguments import Parser
 from asr.audio import load_audio
-from asr.checkpoint import load_model
+from asr.checkpoint import ModelBundle, load_model
+from asr.config import SearchConfig
+from asr.decode import NO_WORDS
 from asr.manifest import Utterance, read_manifest
 from asr.normalize import normalize_text
 from asr.pieces import recognize
 from asr.score import score_utterance
 
 MIN_LETTERS = 4
+# Of the search along characters, where the model was tuned for the one over words.
+BEAM = {"method": "beam", "beam_size": 16, "ctc_weight": 0.3, "lm_weight": 0.6, "length_bonus": 1.0}
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,20 @@ def count(utterances: Sequence[Utterance], texts: Sequence[str], hot: set[str]) 
     return Result(said, found, false, words, errors, other, 0.0)
 
 
+def settings(bundle: ModelBundle, method: str | None) -> SearchConfig:
+    """Return the settings of a method, those of the model where it was tuned for it.
+
+    Raises:
+        ValueError: The model cannot be searched so.
+    """
+    search = bundle.config.search
+    if method == "words" and bundle.word_decoder is None:
+        raise ValueError(f"--method words: {bundle.directory}: {NO_WORDS}")
+    if method == "words" and search.method != "words":
+        raise ValueError(f"--method words: {bundle.directory}: found settings of {search.method}")
+    return replace(search, **BEAM) if method == "beam" != search.method else search
+
+
 def main() -> int:
     """Recognise with each weight; return 2 after an error of the user's."""
     parser = Parser(description=__doc__)
@@ -117,11 +136,13 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="utterances, half of them with a hot word")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.5, 1.0, 1.5, 2.0])
     parser.add_argument("--model", help="model directory (default: the built-in one)")
+    parser.add_argument("--method", choices=("words", "beam"), help="default: the model's own")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
         bundle = load_model(options.model)
+        own = settings(bundle, options.method)
         utterances = read_manifest(options.manifest)
         frequent = frequent_words(options.vocabulary, options.frequent)
         hotwords = choose(utterances, frequent, options.hotwords)
@@ -135,7 +156,7 @@ def main() -> int:
     print("weight   recall   false     WER   of others      time")
     for weight in options.weights:
         hot = tuple(hotwords) if weight else ()
-        search = replace(bundle.config.search, hotwords=hot, hotword_weight=weight)
+        search = replace(own, hotwords=hot, hotword_weight=weight)
         started = time.perf_counter()
         texts = [heard.text for heard in recognize(bundle, waveforms, search, words=False)]
         result = count(chosen, texts, set(hotwords))

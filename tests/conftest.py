@@ -86,6 +86,12 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def words_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model directory with random weights that searches along words."""
+    return save_random_model(tmp_path_factory.mktemp("models") / "words", words=True)
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(tiny_model_dir: Path) -> ModelBundle:
     return load_model(tiny_model_dir)
 

@@ -2,15 +2,26 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from asr.checkpoint import build_model, save_model
 from asr.config import Config, FeatureConfig, ModelConfig, SearchConfig
+from asr.lexicon import Lexicon
+from asr.word_lm import NO_BACKOFF, WordNgramLM, WordTables
+
+OF_WORDS = SearchConfig(method="words", beam_size=20, blank_penalty=5.0)
+WORDS = {"ah": [1], "cat": [2, 1, 3], "tack": [3, 1, 2], "at": [1, 3], "act": [1, 2, 3]}
 
 
-def save_random_model(directory: Path) -> Path:
-    """Write a model directory of a few thousand random weights, always the same."""
+def save_random_model(directory: Path, words: bool = False) -> Path:
+    """Write a model directory of a few thousand random weights, always the same.
+
+    With ``words``, it has phones, a lexicon and a language model of five words, and searches along
+    them.
+    """
     torch.manual_seed(0)
+    lexicon = Lexicon.fit(("a", "k", "t"), WORDS) if words else None
     config = Config(
         features=FeatureConfig(num_mels=20),
         model=ModelConfig(
@@ -21,12 +32,29 @@ def save_random_model(directory: Path) -> Path:
             attention_heads=2,
             embedding_width=8,
             decoder_width=16,
+            phone_labels=lexicon.num_labels if lexicon else 0,
         ),
-        search=SearchConfig(method="ctc", beam_size=2),
+        search=OF_WORDS if words else SearchConfig(method="ctc", beam_size=2),
     )
     model, features, tokenizer = build_model(config)
     with torch.no_grad():  # a fresh network is sure of nothing; let this one say something
         for weights in model.parameters():
             weights.mul_(3.0)
-    save_model(directory, model, features, tokenizer, config)
+    save_model(
+        directory, model, features, tokenizer, config, lexicon=lexicon,
+        word_model=equal_words(tuple(WORDS)) if words else None,
+    )  # fmt: skip
     return directory
+
+
+def equal_words(words: tuple[str, ...]) -> WordNgramLM:
+    """Return a language model to which all words are equally likely."""
+    size = len(words) + 4
+    tables = WordTables(
+        np.log(np.full(size, 0.1, dtype=np.float32)),
+        np.arange(size, dtype=np.int32),
+        np.zeros(size, dtype=np.uint8),
+        np.full(size + 1, size, dtype=np.int32),
+        np.full(size, NO_BACKOFF, dtype=np.uint8),
+    )
+    return WordNgramLM(words, tables)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from random_model import OF_WORDS, WORDS
 from test_segment import buzz, hush
 
 import asr.audio
@@ -129,7 +131,7 @@ def test_a_model_that_is_not_there(
         (["--beem-size", "3"], "found unknown option --beem-size, did you mean --beam-size?"),
         (["--no-vat"], "found unknown option --no-vat, did you mean --no-vad?"),
         (["--xyzzy"], "found unknown option --xyzzy (--help"),
-        (["--method", "magic"], "found 'magic', wanted one of beam, greedy, ctc"),
+        (["--method", "magic"], "found 'magic', wanted one of words, beam, greedy, ctc"),
     ],
 )
 def test_wrong_options_are_explained(
@@ -161,6 +163,47 @@ def test_options_change_the_search_of_the_model(
     arguments = ["--model", str(tiny_model_dir), "--device", "cpu", *options, "talk.wav"]
     args = make_parser().parse_args(arguments)
     assert asr.options.load_from_arguments(args)[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], {}),
+        (["--fast"], {"beam_size": 100, "rescore": 0}),
+        (["--accurate"], {"beam_size": 600, "hearings": 2, "rescore": 40}),
+        (["--beam-size", "5"], {"beam_size": 5}),
+        (["--method", "beam", "--fast"], {"method": "beam", "beam_size": 4, "ctc_weight": 1.0}),
+        (["--method", "ctc"], {"method": "ctc"}),
+    ],
+)
+def test_options_of_a_model_that_searches_along_words(
+    options: list[str], expected: dict[str, Any], words_model_dir: Path
+) -> None:
+    arguments = ["--model", str(words_model_dir), "--device", "cpu", *options, "talk.wav"]
+    args = make_parser().parse_args(arguments)
+    assert asr.options.load_from_arguments(args)[1] == replace(OF_WORDS, **expected)
+
+
+def test_transcripts_along_words(
+    wav: Path, words_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model", str(words_model_dir), "--no-vad", str(wav)]
+    assert main(command) == 0
+    plain = capsys.readouterr().out
+    assert set(plain.split()) <= set(WORDS) and plain.strip()
+    assert main(["--hotwords", "act", "--hotword-weight", "30", *command]) == 0
+    assert "act" in capsys.readouterr().out.split()
+    assert main(["--output", "json", "--nbest", "3", *command]) == 0
+    (segment,) = json.loads(capsys.readouterr().out)["segments"]
+    assert 1 <= len(segment["nbest"]) <= 3
+
+
+def test_a_model_without_words_says_so(
+    wav: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--model", str(tiny_model_dir), "--method", "words", str(wav)]) == 2
+    error = capsys.readouterr().err
+    assert "has no lexicon" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

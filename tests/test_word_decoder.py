@@ -2,19 +2,19 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from random_model import equal_words
 
 from asr.config import FeatureConfig, ModelConfig, SearchConfig
 from asr.decode import decode_batch
 from asr.features import LogMel
+from asr.hotwords import HotwordError
 from asr.lexicon import Lexicon
 from asr.model import EncoderOutput, SpeechModel
 from asr.rescore import pick_utterance, score_by_attention, score_by_ctc
 from asr.tokenizer import CharTokenizer
-from asr.word_decoder import WordDecoder
-from asr.word_lm import NO_BACKOFF, WordNgramLM, WordTables
+from asr.word_decoder import WordDecoder, _hear
 
 LISTED = {"a": [1], "ab": [1, 2], "bad": [2, 1, 3], "dab": [3, 1, 2], "add": [1, 3]}
 TOKENIZER = CharTokenizer(" abd")
@@ -25,15 +25,7 @@ SEARCH = SearchConfig(
 
 @pytest.fixture(scope="module")
 def decoder() -> WordDecoder:
-    size = len(LISTED) + 4
-    tables = WordTables(
-        np.log(np.full(size, 0.1, dtype=np.float32)),
-        np.arange(size, dtype=np.int32),
-        np.zeros(size, dtype=np.uint8),
-        np.full(size + 1, size, dtype=np.int32),
-        np.full(size, NO_BACKOFF, dtype=np.uint8),
-    )
-    return WordDecoder(Lexicon.fit("abd", LISTED), WordNgramLM(tuple(LISTED), tables), TOKENIZER)
+    return WordDecoder(Lexicon.fit("abd", LISTED), equal_words(tuple(LISTED)), TOKENIZER)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +90,21 @@ def test_hot_words_are_preferred(
     assert wish in TOKENIZER.decode(decoder(model, encoded, hot)[0][0].tokens).split()
 
 
+@torch.no_grad()
+def test_hot_words_that_cannot_be_are_refused(
+    decoder: WordDecoder, model: SpeechModel, encoded: EncoderOutput
+) -> None:
+    for wrong, message in ((" ", "no letter"), ("Dab", "character 'D'")):
+        with pytest.raises(HotwordError, match=message):
+            decoder(model, encoded, replace(SEARCH, hotwords=("dab", wrong)))
+
+
+def test_hot_words_of_unknown_sound_join_the_vocabulary(decoder: WordDecoder) -> None:
+    vocabulary = decoder.vocabulary_for(replace(SEARCH, hotwords=("dadab", "ab dab")))
+    assert vocabulary.texts == (*LISTED, "dadab", "ab dab")
+    assert decoder.vocabulary_for(SEARCH) is decoder.vocabulary
+
+
 def test_unknown_words_of_the_own_spelling_cost_their_letters(decoder: WordDecoder) -> None:
     tokens = TOKENIZER.encode("bad dbab a dbab")
     assert decoder._unknown(tokens, 0.5) == {"dbab": pytest.approx(0.5 * -2.0 * 5)}
@@ -115,3 +122,33 @@ def test_a_batch_is_decoded_by_words(decoder: WordDecoder, model: SpeechModel) -
         assert 1 <= len(heard.nbest) <= 3
     with pytest.raises(ValueError, match="no lexicon"):
         decode_batch(*arguments, SEARCH)
+
+
+@torch.no_grad()
+def test_two_hearings_are_the_mean_of_probabilities(
+    model: SpeechModel, encoded: EncoderOutput
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    features = torch.randn(2, 60, 80, generator=generator)
+    once, lengths = model.phone_log_probs(encoded)
+    frames_a_label = 4  # two convolutions of stride 2, one label a frame
+    silence = torch.zeros(2, frames_a_label, 80)
+    later = model.encode(torch.cat([silence, features], 1), torch.tensor([64, 41]))
+    again, _ = model.phone_log_probs(later)
+    both, same = _hear(model, encoded, later)
+    assert torch.equal(same, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        mean = (once[row, :length].exp() + again[row, 1 : length + 1].exp()) / 2
+        assert both[row, :length].exp().numpy() == pytest.approx(mean.numpy(), abs=1e-6)
+    assert torch.equal(_hear(model, encoded, None)[0], once)
+
+
+def test_a_batch_is_heard_twice(decoder: WordDecoder, model: SpeechModel) -> None:
+    generator = torch.Generator().manual_seed(1)
+    waveform = 0.3 * torch.randn(2, 16000, generator=generator)
+    arguments = model, LogMel(FeatureConfig()), TOKENIZER, waveform, torch.tensor([16000, 9000])
+    texts = []
+    for hearings in (1, 2):
+        search = replace(SEARCH, hearings=hearings)
+        texts.append([h.text for h in decode_batch(*arguments, search, word_decoder=decoder)])
+    assert texts[0] != texts[1]

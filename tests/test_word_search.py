@@ -63,6 +63,8 @@ def score_all(log_probs: torch.Tensor, model: WordNgramLM, weights: Weights) -> 
                     index = model.word_id(word)
                     score += weights.lm * model.log_prob(history, index) + weights.word
                     history = append_word(history, index)
+                if words:
+                    score += weights.lm * model.log_prob(history, model.end_id)
                 found[" ".join(words)] = score
     return found
 
@@ -116,6 +118,23 @@ def test_no_frames_give_the_empty_text(vocabulary: Vocabulary, model: WordNgramL
     nothing = torch.zeros(1, 0, 4)
     found = search_words(nothing, torch.tensor([0]), [vocabulary], model, EXACT, 3)
     assert [h.text for h in found[0]] == [""]
+
+
+def test_what_is_cut_off_within_a_word_keeps_the_words_before(
+    vocabulary: Vocabulary, model: WordNgramLM
+) -> None:
+    heard = torch.cat([spell(1, 2, 3), torch.full((1, 4), -60.0)])
+    heard[-1, 1] = 0.0  # surely a "k", with which no word ends
+    hasty = EXACT._replace(margin=10.0)
+    found = search_words(heard[None], torch.tensor([7]), [vocabulary], model, hasty, 1)
+    assert found[0][0].text == "cat"
+
+
+@pytest.mark.parametrize("beam_size", [20, 3000, 100_000])
+def test_beams_of_any_size(vocabulary: Vocabulary, model: WordNgramLM, beam_size: int) -> None:
+    search = EXACT._replace(beam_size=beam_size)
+    found = search_words(spell(1, 2, 3)[None], torch.tensor([6]), [vocabulary], model, search, 1)
+    assert found[0][0].text == "cat"
 
 
 def spell(*labels: int) -> torch.Tensor:

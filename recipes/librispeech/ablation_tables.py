@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from techniques import BASE, DEFAULT, TECHNIQUES, VARIANTS
+from techniques import BASE, DEFAULT, TECHNIQUES, WORDS, variants_of
 
 from asr.report import percent, write_between, write_whole
 
@@ -33,7 +33,7 @@ def search_table(figures: Figures | None) -> str:
         "| processor time, times the default's (range) |",
         "|---|---|---|---|",
     ]
-    for variant in (DEFAULT, *VARIANTS):
+    for variant in variants_of(figures["default"]["method"] if figures else WORDS):
         found = variants.get(variant.name)
         if found:
             cells = [_rate(found), _points(found["against"]), _ratios(found["ratios"])]
@@ -43,20 +43,17 @@ def search_table(figures: Figures | None) -> str:
             cells = [NOT_RUN] * 3
         lines.append(f"| {variant.text} | {' | '.join(cells)} |")
     if figures:
-        default, search = variants[DEFAULT.name], figures["default"]
+        default = variants[DEFAULT.name]
         model = figures["model"]
         speed = default["audio_seconds"] / default["processor_seconds"]
         lines += [
             "",
             f"{default['utterances']} utterances of `{figures['manifest']}`, "
             f"{default['audio_seconds'] / 60:.0f} minutes, recognised by `{model['directory']}` "
-            f"(sha256 {model['sha256'][:16]}…). The default: beam size {search['beam_size']}, "
-            f"CTC weight {search['ctc_weight']:g}, language model weight "
-            f"{search['lm_weight']:g}, length bonus {search['length_bonus']:g}; "
-            f"{speed:.1f} seconds "
-            "of audio in a second of processor time. Processor times are those of whole "
-            "recognitions, reading and voice activity detection included; each ratio is the "
-            "median over parts of the set that both searches heard in turns.",
+            f"(sha256 {model['sha256'][:16]}…). The default: {_settings(figures['default'])}. It "
+            f"takes a second of processor time for {speed:.1f} seconds of audio. Processor times "
+            "are those of whole recognitions, reading and voice activity detection included; each "
+            "ratio is the median over parts of the set that both searches heard in turns.",
             "",
             _source(figures),
         ]
@@ -96,6 +93,26 @@ def training_table(figures: Figures | None) -> str:
             _source(figures),
         ]
     return "\n".join(lines)
+
+
+def _settings(search: Figures) -> str:
+    """Describe a search over words, or along characters, by the settings that count."""
+    ctc, lm = f"{search['ctc_weight']:g}", f"{search['lm_weight']:g}"
+    if search["method"] != WORDS:
+        return (
+            f"search along characters, beam size {search['beam_size']}, CTC weight {ctc}, "
+            f"language model weight {lm}, length bonus {search['length_bonus']:g}"
+        )
+    again = "nothing weighed again"
+    if search["rescore"] > 1 and search["rescore_weight"]:
+        again = (
+            f"the best {search['rescore']} texts weighed again with weight "
+            f"{search['rescore_weight']:g}, of which CTC over characters has {ctc}"
+        )
+    return (
+        f"search over words, beam size {search['beam_size']}, language model weight {lm}, "
+        f"word bonus {search['word_bonus']:g}, blank penalty {search['blank_penalty']:g}, {again}"
+    )
 
 
 def _rate(found: Figures) -> str:

@@ -113,7 +113,8 @@ def differences(folder: Path, config: Config) -> list[str]:
 
 def ways_of(config: Config) -> dict[str, SearchConfig]:
     """Return the searches that judge a run; a CTC head that was not trained is not asked."""
-    ways = {name: SearchConfig(method=name) for name in WAYS}  # without language model
+    # Without language model, and as the base can: it has no phones to search for words with.
+    ways = {name: SearchConfig(method=name) for name in WAYS}
     if config.train.ctc_weight == 0:
         del ways["ctc"]
         ways["beam"] = replace(ways["beam"], ctc_weight=0.0)
@@ -185,6 +186,7 @@ def measure_training(args: argparse.Namespace, command: str) -> Iterator[Figures
     from asr.benchmark import select_utterances
 
     utterances = select_utterances(args.manifest, args.limit)
+    check_lexicons([t for t in (BASE, *TECHNIQUES) if _is_wanted(t, args.only)], args.steps)
     runs = training_folder(args.steps)
     known: dict[str, Figures] = {}
     for technique in (BASE, *TECHNIQUES):
@@ -193,7 +195,7 @@ def measure_training(args: argparse.Namespace, command: str) -> Iterator[Figures
         folder = runs / technique.name
         config = load_config(CONFIG, overrides)
         torch.set_num_threads(config.train.threads or 1)
-        if not args.only or technique is BASE or technique.name in args.only:
+        if _is_wanted(technique, args.only):
             train_technique(overrides)
         elif not (folder / "last").is_dir() or differences(folder, config):
             continue
@@ -204,6 +206,26 @@ def measure_training(args: argparse.Namespace, command: str) -> Iterator[Figures
             "manifest": args.manifest, "utterances": len(utterances), "techniques": known,
             **describe_machine(), "command": command,
         }  # fmt: skip
+
+
+def check_lexicons(techniques: Sequence[Technique], steps: int | None) -> None:
+    """Complain of a lexicon that cannot be read now, not after a night of other trainings.
+
+    Raises:
+        ValueError: As said; it names the technique.
+    """
+    from asr.lexicon import Lexicon
+
+    for technique in techniques:
+        if path := load_config(CONFIG, overrides_of(technique, steps)).data.lexicon:
+            try:
+                Lexicon.open(path)
+            except ValueError as error:
+                raise ValueError(f"technique {technique.name}: {error}") from error
+
+
+def _is_wanted(technique: Technique, only: Sequence[str] | None) -> bool:
+    return not only or technique is BASE or technique.name in only
 
 
 def training_folder(steps: int | None) -> Path:

@@ -7,7 +7,8 @@
     python recipes/librispeech/ablations.py train --steps 5            # a try: not in RESULTS.md
     python recipes/librispeech/ablations.py table
 
-`search` decodes with one setting changed at a time against the model's own beam search. `train`
+`search` decodes with one setting changed at a time against the model's own search, be it over
+words or along characters; a model that is set to greedy search is given a beam. `train`
 trains `configs/cpu_19h.toml` with the differences in `ablations/base.toml`, and again with one
 technique switched off or exchanged, and judges each on the same utterances without a language
 model. Hypotheses and runs are kept in `runs/ablations/`; what is there for the same weights,
@@ -40,7 +41,7 @@ from kept import (
     read_kept,
     recognise,
 )
-from techniques import DEFAULT, TECHNIQUES, VARIANTS
+from techniques import CHARACTERS, DEFAULT, TECHNIQUES, WORDS, variants_of
 
 from asr.arguments import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, Parser, positive
 from asr.config import SearchConfig
@@ -83,6 +84,30 @@ def recognise_beside(
     return texts, {name: round(value, 2) for name, value in cost.items()} | {"ratios": ratios}
 
 
+def default_of(bundle: ModelBundle) -> SearchConfig:
+    """Return a model's own search; if that is greedy and has no settings, one along a beam.
+
+    Raises:
+        ValueError: The model is to search over words and cannot.
+    """
+    from asr.decode import NO_WORDS
+
+    own = bundle.config.search
+    if own.method == WORDS:
+        if bundle.word_decoder is None:
+            raise ValueError(f"{bundle.directory}: search method {WORDS!r}: {NO_WORDS}")
+        return replace(own, nbest=1)
+    lm_weight = own.lm_weight if bundle.language_model else 0.0
+    return replace(own, method=CHARACTERS, lm_weight=lm_weight, nbest=1)
+
+
+def what_counts(search: SearchConfig) -> SearchConfig:
+    """Return equal settings of searches over words that only differ in how nothing is weighed."""
+    if search.method == WORDS and (search.rescore < 2 or not search.rescore_weight):
+        return replace(search, rescore=0, rescore_weight=0.0, ctc_weight=0.0)
+    return search
+
+
 def measure_search(args: argparse.Namespace, command: str) -> Figures:
     """Measure the default search of a model and its variants.
 
@@ -97,9 +122,7 @@ def measure_search(args: argparse.Namespace, command: str) -> Figures:
     torch.set_num_threads(args.threads)
     utterances = select_utterances(args.manifest, args.limit)
     bundle = load_model(args.model)
-    default = replace(bundle.config.search, method="beam", nbest=1)
-    if bundle.language_model is None:
-        default = replace(default, lm_weight=0.0)
+    default = default_of(bundle)
     key = {
         "model": digest_of_model(bundle.directory),
         "utterances": digest_of_utterances(utterances),
@@ -109,10 +132,13 @@ def measure_search(args: argparse.Namespace, command: str) -> Figures:
     runs = RUNS / "search" / bundle.directory.resolve().name / Path(args.manifest).stem
     variants: dict[str, Figures] = {}
     same = []
-    for variant in (DEFAULT, *VARIANTS):
+    for variant in variants_of(default.method):
         search = variant.of(default)
-        if search == default and variant is not DEFAULT:
+        if variant is not DEFAULT and what_counts(search) == what_counts(default):
             same.append(variant.name)
+            continue
+        if search.method == CHARACTERS and search.lm_weight and bundle.language_model is None:
+            print(f"{variant.text}: not run, there is no language model of characters", flush=True)
             continue
         folder = runs / variant.name
         own_key = {**key, "search": _plain(search)}
@@ -141,7 +167,8 @@ def _measure(
     """Measure one search, keep its hypotheses in a folder, and return its figures."""
     from asr.benchmark import score_texts
 
-    recognise(bundle, utterances[:1], default)  # what is loaded once must not count
+    for one in {default, search}:  # what is loaded or compiled once must not count
+        recognise(bundle, utterances[:1], one)
     texts, cost = recognise_beside(bundle, utterances, search, default)
     score = score_texts(utterances, texts, bundle.config.data.normalize)
     against = None if search == default else difference(score, baseline)

@@ -31,10 +31,10 @@ def digest_of_utterances(utterances: Sequence[Utterance]) -> str:
 
 
 def digest_of_model(folder: Path) -> dict[str, str]:
-    """Return the check sums of the files that hold what a model has learned."""
-    from asr.checkpoint import LANGUAGE_MODEL, WEIGHTS
+    """Return the check sums of the files that decide what a model hears."""
+    from asr.checkpoint import LANGUAGE_MODEL, LEXICON, WEIGHTS, WORD_MODEL
 
-    paths = [folder / name for name in (WEIGHTS, LANGUAGE_MODEL)]
+    paths = [folder / name for name in (WEIGHTS, LANGUAGE_MODEL, LEXICON, WORD_MODEL)]
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths if p.is_file()}
 
 

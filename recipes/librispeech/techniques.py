@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from asr.config import SearchConfig
+from asr.config import SearchConfig, SearchMethod
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Variant:
         text: For the table.
         changes: Settings of the search with their values.
         factors: Settings of the search, and by how much each is multiplied.
+        of_method: Of the default search, if this means nothing beside another.
     """
 
     name: str
     text: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     factors: Mapping[str, float] = field(default_factory=dict)
+    of_method: SearchMethod | None = None
 
     def of(self, default: SearchConfig) -> SearchConfig:
         """Return the settings of this search."""
@@ -47,33 +49,68 @@ class Technique:
 
 
 DEFAULT = Variant("default", "the default")
-# The search along characters, with the settings it was tuned to.
-CHARACTERS = {"method": "beam", "beam_size": 16, "lm_weight": 0.6, "length_bonus": 1.0}
+WORDS: SearchMethod = "words"
+CHARACTERS: SearchMethod = "beam"
+# The search along characters with the settings it was tuned to, for models that search over words.
+TUNED = {
+    "method": CHARACTERS, "beam_size": 16, "ctc_weight": 0.3, "lm_weight": 0.6, "length_bonus": 1.0,
+}  # fmt: skip
 VARIANTS = (
     Variant("greedy_ctc", "greedy CTC alone", {"method": "ctc"}),
     Variant("greedy_attention", "greedy attention alone", {"method": "greedy"}),
-    # The length bonus makes up for what the language model takes, and goes with it.
+    # A bonus makes up for what the language model takes, and goes with it.
     Variant(
         "network_alone", "along characters, decoder and CTC alone",
-        {**CHARACTERS, "lm_weight": 0.0, "length_bonus": 0.0},
+        {**TUNED, "lm_weight": 0.0, "length_bonus": 0.0}, of_method=WORDS,
     ),
-    Variant("characters", "along characters, with the character model", CHARACTERS),
-    Variant("no_language_model", "without language model", {"lm_weight": 0.0}),
+    Variant("characters", "along characters, with the character model", TUNED, of_method=WORDS),
+    Variant(
+        "vocabulary_alone", "without language model and word bonus: the vocabulary alone",
+        {"lm_weight": 0.0, "word_bonus": 0.0}, of_method=WORDS,
+    ),
+    Variant(
+        "no_language_model", "without language model and length bonus",
+        {"lm_weight": 0.0, "length_bonus": 0.0}, of_method=CHARACTERS,
+    ),
     Variant("half_language_model", "half the language model's weight", {}, {"lm_weight": 0.5}),
     Variant(
         "more_language_model", "one and a half times the language model's weight", {},
         {"lm_weight": 1.5},
     ),
-    Variant("no_word_bonus", "without word bonus", {"word_bonus": 0.0}),
-    Variant("no_blank_penalty", "the blank believed as it is", {"blank_penalty": 0.0}),
-    Variant("no_second_pass", "nothing weighed again", {"rescore": 0}),
-    Variant("second_pass_ctc", "weighed again by CTC over characters alone", {"ctc_weight": 1.0}),
-    Variant("second_pass_decoder", "weighed again by the decoder alone", {"ctc_weight": 0.0}),
+    Variant("no_word_bonus", "without word bonus", {"word_bonus": 0.0}, of_method=WORDS),
+    Variant(
+        "no_blank_penalty", "the blank believed as it is", {"blank_penalty": 0.0}, of_method=WORDS
+    ),
+    Variant("no_second_pass", "nothing weighed again", {"rescore": 0}, of_method=WORDS),
+    Variant(
+        "second_pass_ctc", "weighed again by CTC over characters alone", {"ctc_weight": 1.0},
+        of_method=WORDS,
+    ),
+    Variant(
+        "second_pass_decoder", "weighed again by the decoder alone", {"ctc_weight": 0.0},
+        of_method=WORDS,
+    ),
+    Variant("no_length_bonus", "without length bonus", {"length_bonus": 0.0}, of_method=CHARACTERS),
+    Variant("no_ctc", "without CTC (weight 0)", {"ctc_weight": 0.0}, of_method=CHARACTERS),
+    Variant(
+        "no_decoder", "without the decoder (CTC weight 1)", {"ctc_weight": 1.0},
+        of_method=CHARACTERS,
+    ),
     *(
-        Variant(f"beam_{k}", f"beam size {k}", {"beam_size": k})
-        for k in (30, 100, 300, 1000, 3000)
+        Variant(f"beam_{k}", f"beam size {k}", {"beam_size": k}, of_method=method)
+        for method, sizes in (
+            (WORDS, (30, 100, 300, 1000, 3000)),
+            (CHARACTERS, (1, 4, 8, 16, 32, 48)),
+        )
+        for k in sizes
     ),
 )  # fmt: skip
+
+
+def variants_of(method: SearchMethod) -> tuple[Variant, ...]:
+    """Return what is measured of a model whose default has a method, the default first."""
+    return (DEFAULT, *(item for item in VARIANTS if item.of_method in (None, method)))
+
 
 BASE = Technique("base", "the base")
 TECHNIQUES = (

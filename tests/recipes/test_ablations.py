@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from conftest import tiny_config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -19,15 +22,34 @@ import ablation_training  # noqa: E402
 import ablations  # noqa: E402
 from ablation_tables import FIGURES, MARKS, PAGE, SEARCH, TRAINING  # noqa: E402
 from ablation_training import CONFIG, overrides_of  # noqa: E402
-from techniques import BASE, DEFAULT, TECHNIQUES, VARIANTS, Technique  # noqa: E402
+from techniques import (  # noqa: E402
+    BASE,
+    DEFAULT,
+    TECHNIQUES,
+    Technique,
+    Variant,
+    variants_of,
+)
 
-from asr.checkpoint import load_model  # noqa: E402
-from asr.config import Config, SearchConfig, config_to_dict, load_config  # noqa: E402
+from asr.checkpoint import WORD_MODEL, build_model, load_model, save_model  # noqa: E402
+from asr.config import (  # noqa: E402
+    Config,
+    SearchConfig,
+    SearchMethod,
+    config_to_dict,
+    load_config,
+)
+from asr.lexicon import Lexicon  # noqa: E402
 from asr.report import read_hypotheses  # noqa: E402
 from asr.run_report import settings_to_toml  # noqa: E402
 from asr.score import paired_bootstrap, score_utterance  # noqa: E402
+from asr.word_lm import NO_BACKOFF, WordNgramLM, WordTables  # noqa: E402
 
-SHIPPED = SearchConfig(beam_size=9, lm_weight=0.6, length_bonus=1.0)
+CHARACTERS = SearchConfig(beam_size=9, lm_weight=0.6, length_bonus=1.0)
+WORDS = SearchConfig(
+    method="words", beam_size=50, lm_weight=0.6, word_bonus=1.0, blank_penalty=2.0, rescore=4
+)
+LEXICON = "a one\nb two\nc three\nd four\n"  # of the corpus of tones
 
 
 def changed(config: Config, other: Config) -> set[str]:
@@ -57,15 +79,31 @@ def row(page: Path, text: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_every_variant_is_another_search() -> None:
-    searches = [variant.of(SHIPPED) for variant in VARIANTS]
-    assert SHIPPED not in searches and DEFAULT.of(SHIPPED) == SHIPPED
-    assert len(set(map(str, searches))) == len(searches)
-    names = [variant.name for variant in (DEFAULT, *VARIANTS)]
-    assert len(set(names)) == len(names)
-    by_name = {variant.name: variant.of(SHIPPED) for variant in VARIANTS}
+@pytest.mark.parametrize("default", [CHARACTERS, WORDS], ids=["characters", "words"])
+def test_every_variant_is_another_search(default: SearchConfig) -> None:
+    variants = variants_of(default.method)
+    assert variants[0] is DEFAULT and DEFAULT.of(default) == default
+    searches = [variant.of(default) for variant in variants]
+    assert len(set(searches)) == len(searches)
+    for attribute in ("name", "text"):  # of its folder, of its row
+        assert len({getattr(variant, attribute) for variant in variants}) == len(variants)
+    by_name = {variant.name: variant.of(default) for variant in variants}
     assert by_name["half_language_model"].lm_weight == pytest.approx(0.3)
     assert by_name["more_language_model"].lm_weight == pytest.approx(0.9)
+
+
+def test_every_search_has_the_variants_that_mean_something_to_it() -> None:
+    used = {  # settings that a method looks at
+        "words": {"lm_weight", "word_bonus", "blank_penalty", "rescore", "ctc_weight", "beam_size"},
+        "beam": {"lm_weight", "length_bonus", "ctc_weight", "beam_size"},
+    }
+    for method, names in (("words", used["words"]), ("beam", used["beam"])):
+        same_method = [v for v in variants_of(method) if "method" not in v.changes]
+        assert {name for v in same_method for name in (*v.changes, *v.factors)} == names
+    # A model that cannot search over words is not asked to.
+    assert "words" not in {v.changes.get("method") for v in variants_of("beam")}
+    (characters,) = [v for v in variants_of("words") if v.name == "characters"]
+    assert characters.of(WORDS).method == "beam"
 
 
 def test_every_technique_is_another_training() -> None:
@@ -108,13 +146,18 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
 
 
 SEARCH_COMMAND = [str(REPOSITORY / "data/tiny/test.jsonl"), "--limit", "5", "--results", "made"]
-SOME = ("greedy_ctc", "half_language_model", "no_length_bonus", "beam_1")  # the quick ones
+SOME = (  # the quick ones
+    "greedy_ctc", "half_language_model", "no_length_bonus", "beam_1", "characters",
+    "no_word_bonus", "no_second_pass", "second_pass_ctc", "beam_30",
+)  # fmt: skip
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    some = tuple(variant for variant in VARIANTS if variant.name in SOME)
-    monkeypatch.setattr(ablations, "VARIANTS", some)
+    def some(method: SearchMethod) -> list[Variant]:
+        return [v for v in variants_of(method) if v is DEFAULT or v.name in SOME]
+
+    monkeypatch.setattr(ablations, "variants_of", some)
 
 
 def test_the_search_is_measured_once_and_the_table_made_of_it(
@@ -147,6 +190,10 @@ def test_the_search_is_measured_once_and_the_table_made_of_it(
     assert cells[2].startswith(f"{100 * difference:+.2f} (")
     assert row(page, "half the language model's weight")[1] == "the default itself"
     assert row(page, "beam size 48")[1] == row(page, BASE.text)[1] == "not run"
+    assert (
+        "search along characters, beam size 2, CTC weight 0.3, language model weight 0, length"
+        in (page.read_text(encoding="utf-8"))
+    )
     text = page.read_text(encoding="utf-8")
     page.unlink()
     assert ablations.main(["table", "--results", "made"]) == 0
@@ -175,6 +222,99 @@ def test_what_is_measured_is_kept_until_something_changes(
     del measured[:]
     assert ablations.main([*command[:3], "--limit", "4", *command[5:]]) == 0
     assert len(measured) == every, "other utterances"
+
+
+@pytest.fixture
+def words_dir(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """Return a model of random weights that searches over five words."""
+    listed = {"a": [1], "be": [2, 1], "see": [3, 1], "tea": [2, 3], "the": [3]}
+    size = len(listed) + 4
+    tables = WordTables(
+        np.log(np.full(size, 0.1, dtype=np.float32)), np.arange(size, dtype=np.int32),
+        np.zeros(size, dtype=np.uint8), np.full(size + 1, size, dtype=np.int32),
+        np.full(size, NO_BACKOFF, dtype=np.uint8),
+    )  # fmt: skip
+    config = load_model(tiny_model_dir).config
+    model_config = replace(config.model, phone_labels=4)
+    config = replace(config, model=model_config, search=replace(WORDS, nbest=3))
+    torch.manual_seed(0)
+    model, features, tokenizer = build_model(config)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(3.0)
+    save_model(
+        tmp_path / "speller", model, features, tokenizer, config,
+        lexicon=Lexicon.fit("xyz", listed), word_model=WordNgramLM(tuple(listed), tables),
+    )  # fmt: skip
+    return tmp_path / "speller"
+
+
+def change_search(model: Path, **settings: Any) -> None:
+    config = read(model / "config.json")
+    config["search"].update(settings)
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def test_a_search_over_words_is_measured_as_it_is(
+    folder: Path, words_dir: Path, measured: list[SearchConfig], quick: None
+) -> None:
+    command = ["search", str(words_dir), *SEARCH_COMMAND]
+    assert ablations.main(command) == 0
+    figures = read(folder / "made" / FIGURES / SEARCH)
+    assert figures["default"]["method"] == "words" and figures["default"]["nbest"] == 1
+    assert measured[0] == WORDS and figures["same_as_default"] == []
+    # The model has no character model; its language model of words keeps its weight.
+    assert list(figures["variants"]) == [
+        "default", "greedy_ctc", "half_language_model", "no_word_bonus", "no_second_pass",
+        "second_pass_ctc", "beam_30",
+    ]  # fmt: skip
+    assert len(figures["variants"]["no_second_pass"]["ratios"]) == 5
+    assert set(figures["files"]) >= {"model.safetensors", "lexicon.safetensors", WORD_MODEL}
+    page = folder / "made" / PAGE
+    text = page.read_text(encoding="utf-8")
+    assert (
+        "The default: search over words, beam size 50, language model weight 0.6, word bonus 1, "
+        "blank penalty 2, the best 4 texts weighed again with weight 0.3, of which CTC over "
+        "characters has 0.3. It"
+    ) in text
+    assert row(page, "beam size 3000")[1] == "not run" and "| without length bonus |" not in text
+    (words_dir / "lexicon.safetensors").touch()  # nothing changed
+    del measured[:]
+    assert ablations.main(command) == 0 and not measured
+    other = Lexicon.fit("xyz", {"a": [2], "be": [2, 1], "see": [3, 1], "tea": [2, 3], "the": [3]})
+    other.save(words_dir / "lexicon.safetensors")
+    assert ablations.main(command) == 0
+    assert len(measured) == 7, "another lexicon"
+
+
+def test_what_a_default_never_weighs_again_is_not_measured_as_weighed_again(
+    folder: Path, words_dir: Path, quick: None
+) -> None:
+    change_search(words_dir, rescore_weight=0.0)
+    assert ablations.main(["search", str(words_dir), *SEARCH_COMMAND]) == 0
+    figures = read(folder / "made" / FIGURES / SEARCH)
+    assert figures["same_as_default"] == ["no_second_pass", "second_pass_ctc"]
+    page = folder / "made" / PAGE
+    assert "blank penalty 2, nothing weighed again. It" in page.read_text(encoding="utf-8")
+
+
+def test_a_model_that_can_search_over_words_may_be_set_to_characters(
+    words_dir: Path,
+) -> None:
+    for method in ("beam", "ctc", "greedy"):
+        change_search(words_dir, method=method)
+        default = ablations.default_of(load_model(words_dir))
+        assert (default.method, default.nbest, default.lm_weight) == ("beam", 1, 0.0)
+
+
+def test_words_that_are_not_there_are_one_line(
+    folder: Path, words_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (words_dir / WORD_MODEL).unlink()
+    assert ablations.main(["search", str(words_dir), *SEARCH_COMMAND]) == 2
+    error = capsys.readouterr().err
+    assert "speller: search method 'words': the model has no lexicon or" in error
+    assert error.count("\n") == 1 and not (folder / "made" / FIGURES / SEARCH).exists()
 
 
 @pytest.fixture
@@ -231,6 +371,35 @@ def test_training_is_judged_and_goes_on_where_it_stood(
     assert calls[-1][-1] == "train.resume=true"
     again = read(folder / "made" / FIGURES / TRAINING)["techniques"]["gru"]
     assert again["ways"] == known["gru"]["ways"]
+
+
+def test_phones_are_judged_as_the_base_is(
+    folder: Path, tones: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "lexicon.txt").write_text(LEXICON, encoding="utf-8")
+    phones = Technique("phones", "with phones", ("data.lexicon=lexicon.txt",))
+    for module in (ablation_training, ablation_tables):
+        monkeypatch.setattr(module, "TECHNIQUES", (phones,))
+    command = tones[: tones.index("--only")]
+    assert ablations.main(command) == 0
+    known = read(folder / "made" / FIGURES / TRAINING)["techniques"]
+    bundle = load_model(folder / "runs/ablations/training/phones/last")
+    assert bundle.lexicon is not None and bundle.word_decoder is None
+    assert bundle.model.phone_head is not None
+    assert set(known["phones"]["ways"]) == set(known["base"]["ways"]) == {"ctc", "greedy", "beam"}
+    assert row(folder / "made" / PAGE, "with phones")[3].count("(") == 2
+    assert ablations.main(command) == 0, "the run that is there is taken"
+    assert read(folder / "made" / FIGURES / TRAINING)["techniques"] == known
+
+
+def test_a_lexicon_that_is_not_there_is_named_before_the_work(
+    folder: Path, tones: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*tones[: tones.index("--only")], "--only", "gru", "phones"]
+    assert ablations.main(command) == 2  # not in this folder
+    error = capsys.readouterr().err
+    assert "technique phones: " in error and "lexicon.safetensors" in error
+    assert error.count("\n") == 1 and not (folder / "runs").exists()
 
 
 def test_a_stopped_training_ends_the_program_with_its_code(
