@@ -44,6 +44,11 @@ PRESETS = {
     ),
 }
 
+# Along characters, for a model whose own settings are those of a search along words.
+CHARACTER_SEARCH: dict[str, Any] = {
+    "method": "beam", "beam_size": 16, "ctc_weight": 0.3, "lm_weight": 0.6, "length_bonus": 1.0,
+}  # fmt: skip
+
 MAX_THREADS = 1024  # far more would take for ever to start
 
 
@@ -186,6 +191,8 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
         chosen["method"] = "beam"  # asking for these asks for a beam
     if method is not None:
         chosen["method"] = method
+    if method == "beam" and search.method == "words":
+        preset = {**CHARACTER_SEARCH, **preset}
     search = replace(search, **{**preset, **chosen})
     if search.method == "words" and bundle.word_decoder is not None and search.hotwords:
         bundle.word_decoder.vocabulary_for(search)  # what cannot be said is refused at once

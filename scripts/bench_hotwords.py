@@ -34,12 +34,11 @@ from asr.config import SearchConfig
 from asr.decode import NO_WORDS
 from asr.manifest import Utterance, read_manifest
 from asr.normalize import normalize_text
+from asr.options import CHARACTER_SEARCH
 from asr.pieces import recognize
 from asr.score import score_utterance
 
 MIN_LETTERS = 4
-# Of the search along characters, where the model was tuned for the one over words.
-BEAM = {"method": "beam", "beam_size": 16, "ctc_weight": 0.3, "lm_weight": 0.6, "length_bonus": 1.0}
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def settings(bundle: ModelBundle, method: str | None) -> SearchConfig:
         raise ValueError(f"--method words: {bundle.directory}: {NO_WORDS}")
     if method == "words" and search.method != "words":
         raise ValueError(f"--method words: {bundle.directory}: found settings of {search.method}")
-    return replace(search, **BEAM) if method == "beam" != search.method else search
+    return replace(search, **CHARACTER_SEARCH) if method == "beam" != search.method else search
 
 
 def main() -> int:

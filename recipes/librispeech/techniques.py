@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from asr.config import SearchConfig, SearchMethod
+from asr.options import CHARACTER_SEARCH
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,18 @@ class Technique:
 DEFAULT = Variant("default", "the default")
 WORDS: SearchMethod = "words"
 CHARACTERS: SearchMethod = "beam"
-# The search along characters with the settings it was tuned to, for models that search over words.
-TUNED = {
-    "method": CHARACTERS, "beam_size": 16, "ctc_weight": 0.3, "lm_weight": 0.6, "length_bonus": 1.0,
-}  # fmt: skip
 VARIANTS = (
     Variant("greedy_ctc", "greedy CTC alone", {"method": "ctc"}),
     Variant("greedy_attention", "greedy attention alone", {"method": "greedy"}),
     # A bonus makes up for what the language model takes, and goes with it.
     Variant(
         "network_alone", "along characters, decoder and CTC alone",
-        {**TUNED, "lm_weight": 0.0, "length_bonus": 0.0}, of_method=WORDS,
+        {**CHARACTER_SEARCH, "lm_weight": 0.0, "length_bonus": 0.0}, of_method=WORDS,
     ),
-    Variant("characters", "along characters, with the character model", TUNED, of_method=WORDS),
+    Variant(
+        "characters", "along characters, with the character model", CHARACTER_SEARCH,
+        of_method=WORDS,
+    ),
     Variant(
         "vocabulary_alone", "without language model and word bonus: the vocabulary alone",
         {"lm_weight": 0.0, "word_bonus": 0.0}, of_method=WORDS,
