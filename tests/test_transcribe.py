@@ -23,6 +23,7 @@ import asr.recognizer
 import asr.transcribe
 from asr.checkpoint import ModelBundle
 from asr.config import SearchConfig
+from asr.options import CHARACTER_SEARCH
 from asr.recognizer import Recognizer
 from asr.transcribe import main, make_parser
 from asr.transcript import Segment
@@ -172,7 +173,8 @@ def test_options_change_the_search_of_the_model(
         (["--fast"], {"beam_size": 100, "rescore": 0}),
         (["--accurate"], {"beam_size": 600, "hearings": 2, "rescore": 40}),
         (["--beam-size", "5"], {"beam_size": 5}),
-        (["--method", "beam", "--fast"], {"method": "beam", "beam_size": 4, "ctc_weight": 1.0}),
+        (["--method", "beam"], CHARACTER_SEARCH),
+        (["--method", "beam", "--fast"], {**CHARACTER_SEARCH, "beam_size": 4, "ctc_weight": 1.0}),
         (["--method", "ctc"], {"method": "ctc"}),
     ],
 )
