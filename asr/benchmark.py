@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.arguments import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, Parser, complain
+from asr.breakdown import describe_breakdown
 from asr.manifest import Utterance, read_manifest
 from asr.options import add_model_arguments, load_from_arguments
 from asr.recognizer import Recognizer
@@ -181,7 +182,8 @@ def make_parser() -> Parser:
         "duration and text) and score them.",
         epilog="written to the output directory:\n"
         "  hypotheses.jsonl  one utterance a line: both texts, errors, alignment\n"
-        "  summary.json      rates with 95 % intervals, speed, command, model, machine\n"
+        "  summary.json      rates with 95 % intervals, by length and by speaker too;\n"
+        "                    speed, command, model, machine\n"
         "  summary.md        the same to read\n"
         "\n"
         "Exit code: 0; 1 if the result is above --max-wer or significantly worse than\n"
@@ -234,6 +236,7 @@ def _run(args: argparse.Namespace, command: str) -> int:
     summary = {
         "manifest": args.manifest,
         **describe_score(score),
+        **describe_breakdown(score, recognised.durations, {u.id: u.speaker for u in utterances}),
         "skipped": len(unreadable) + len(recognised.problems),
         "baseline": difference and {"file": args.baseline, **asdict(difference)},
         **_describe_speed(recognised),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import asr
+from asr.breakdown import breakdown_to_markdown, escape_markdown
 from asr.score import ErrorCounts, Interval, PairedDifference, Score, score_utterance
 
 HYPOTHESES, SUMMARY, TABLE = "hypotheses.jsonl", "summary.json", "summary.md"
@@ -116,6 +116,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         _row("WER", summary["wer"], summary["wer_interval"], summary["words"]),
         _row("CER", summary["cer"], summary["cer_interval"], summary["chars"]),
         "",
+        *breakdown_to_markdown(summary),
         *_baseline_lines(summary["baseline"]),
         f"- set: {summary['utterances']} utterances, {summary['audio_seconds']:.1f} s of "
         f"audio{skipped}",
@@ -228,13 +229,8 @@ def transcripts_to_markdown(examples: Iterable[Sequence[str]]) -> str:
         said, heard = [], []
         for operation, word, other in scored.alignment:
             mark = "" if operation == "hit" else "**"
-            said.append(f"{mark}{_escape(word) or '–'}{mark}")
-            heard.append(f"{mark}{_escape(other) or '–'}{mark}")
+            said.append(f"{mark}{escape_markdown(word) or '–'}{mark}")
+            heard.append(f"{mark}{escape_markdown(other) or '–'}{mark}")
         rate = f"{100 * scored.words.rate:.0f}"
-        lines.append(f"| {_escape(name)} | {' '.join(said)} | {' '.join(heard)} | {rate} |")
+        lines.append(f"| {escape_markdown(name)} | {' '.join(said)} | {' '.join(heard)} | {rate} |")
     return "\n".join(lines) + "\n"
-
-
-def _escape(text: str) -> str:
-    """Return text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_|~\[\]])", r"\\\1", text).replace("<", "&lt;")

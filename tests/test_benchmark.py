@@ -135,6 +135,29 @@ def test_what_is_left_on_disk(
     assert output.err == ""
 
 
+def test_rates_by_length_and_by_speaker(
+    manifest: Path, tiny_model_dir: Path, say: type[Say]
+) -> None:
+    say.texts[5] = "in deed"
+    _, folder = run(manifest, tiny_model_dir, "nameless")
+    assert "by_speaker" not in summary_of(folder)
+    utterances = read_manifest(manifest)
+    names = ["anna", "anna", "anna", "anna", "anna", "bo"]
+    named = [replace(u, speaker=n) for u, n in zip(utterances, names, strict=True)]
+    write_manifest(manifest, named)
+    _, folder = run(manifest, tiny_model_dir, "named")
+    summary = summary_of(folder)
+    first, *others = summary["by_length"]  # type: ignore[misc]
+    assert (first["utterances"], first["reference_words"], first["errors"]) == (6, 16, 2)
+    assert first["wer"] == summary["wer"] and first["wer_interval"] == summary["wer_interval"]
+    assert [part["utterances"] for part in others] == [0, 0, 0]
+    spread = summary["by_speaker"]
+    assert (spread["best"], spread["worst"], spread["highest"]) == ("anna", "bo", 2.0)  # type: ignore[index]
+    table = (folder / "summary.md").read_text(encoding="utf-8")
+    assert "| under 5 s | 6 | 16 | 12.50 (" in table and "5–10 s" not in table
+    assert "| 2 | 0.00 (anna) | 50.00 | 100.00 | 150.00 | 200.00 (bo) |" in table
+
+
 def test_the_gate_on_the_rate(
     manifest: Path, tiny_model_dir: Path, say: type[Say], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,8 +16,8 @@ ROWS = {
     -2: "headers media names raw g2p",  # formats and names of files
     -1: "sndfile lexicon",
     0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
-    "arguments screen quantize prefix_tree",
-    1: "manifest optimize features augment score model search archive batch vad ctc hotwords "
+    "arguments score screen quantize prefix_tree",
+    1: "manifest optimize features augment breakdown model search archive batch vad ctc hotwords "
     "subtitles inputs",
     2: "lm index pool segment align report outputs stepper rescore",
     3: "confidence dataset loss monitor shards picture word_lm",

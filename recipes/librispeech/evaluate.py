@@ -24,6 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from asr.arguments import Parser
+from asr.breakdown import (
+    NO_RATE,
+    SPREAD,
+    length_rate_to_text,
+    length_to_text,
+    speaker_cells,
+    table_head,
+    table_row,
+)
 from asr.report import write_between
 
 RECIPE = Path(__file__).parent
@@ -47,7 +56,7 @@ class EvaluateError(ValueError):
 
 @dataclass(frozen=True)
 class Result:
-    """One model on one set; rates are fractions."""
+    """One model on one set; rates are fractions. Older summaries have no `by_` keys."""
 
     model: str
     set: str
@@ -59,6 +68,8 @@ class Result:
     machine: str
     date: str
     command: str
+    by_length: list[dict[str, Any]] | None = None
+    by_speaker: dict[str, Any] | None = None
 
 
 def evaluate(
@@ -140,6 +151,8 @@ def load_results(folder: Path) -> list[Result]:
                 machine=machine["gpu"] or f"{threads} of {machine['cpu']}",
                 date=summary["date"][:10],
                 command=summary["command"],
+                by_length=summary.get("by_length"),
+                by_speaker=summary.get("by_speaker"),
             )
         )
     return results
@@ -167,6 +180,26 @@ def make_table(results: list[Result], configs: list[str]) -> str:
     if sets:
         lines += ["", "Commands:", ""]
     lines += [f"- {model}, {', '.join(names)}: `{run}`" for (model, run), names in sets.items()]
+    return "\n".join(lines)
+
+
+def make_page(results: list[Result], configs: list[str]) -> str:
+    """Return the table and, below it, those of the shipped model by length and by speaker."""
+    lines = [make_table(results, configs)]
+    shipped = [result for result in results if result.model == DEFAULT]
+    by_length = [(item.set, item.by_length) for item in shipped if item.by_length]
+    if by_length:
+        ranges = list(dict.fromkeys(length_to_text(p) for _, parts in by_length for p in parts))
+        lines += ["", f"WER % (95 % interval) of `{DEFAULT}` by length of utterance:", ""]
+        lines += table_head("set", *ranges)
+        for name, parts in by_length:
+            rates = {length_to_text(part): length_rate_to_text(part) for part in parts}
+            lines.append(table_row(name, *(rates.get(key, NO_RATE) for key in ranges)))
+    by_speaker = [(item.set, item.by_speaker) for item in shipped if item.by_speaker]
+    if by_speaker:
+        lines += ["", f"WER % of `{DEFAULT}` by speaker (who it is, in brackets):", ""]
+        lines += table_head("set", "speakers", *SPREAD)
+        lines += [table_row(name, *speaker_cells(spread)) for name, spread in by_speaker]
     return "\n".join(lines)
 
 
@@ -210,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
         if not table.exists():
             table.parent.mkdir(parents=True, exist_ok=True)
             table.write_text(f"# Results\n\n{BEGIN}\n{END}\n", encoding="utf-8")
-        write_between(table, BEGIN, END, make_table(results, configs))
+        write_between(table, BEGIN, END, make_page(results, configs))
         shipped = [result for result in results if result.model == DEFAULT]
         for page in DEFAULT_TABLES if arguments.results == RECIPE else ():
             write_between(page, BEGIN, END, make_table(shipped, [DEFAULT]))

@@ -102,6 +102,25 @@ def test_what_is_measured_already_is_kept_until_the_weights_change(
     assert evaluate.main([*arguments, "--", "--greedy"]) == 0 and len(runs) == 3
 
 
+def test_the_shipped_model_has_tables_by_length_and_by_speaker(recipe: Path) -> None:
+    part = {"from": 5.0, "to": 10.0, "wer": 0.2, "wer_interval": [0.1, 0.3]}
+    by_length = [part, part | {"from": 15.0, "to": None, "wer": None, "wer_interval": None}]
+    spread = dict.fromkeys(evaluate.SPREAD, 0.25) | {"speakers": 4, "best": "a", "worst": "z"}
+    new = SUMMARY | {"by_length": by_length, "by_speaker": spread}
+    for place, summary in {"default/new": new, "default/old": SUMMARY, "mini/own": new}.items():
+        path = recipe / f"results/{place}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(summary), encoding="utf-8")
+    assert evaluate.main(["--table-only"]) == 0
+    text = (recipe / "RESULTS.md").read_text(encoding="utf-8")
+    assert (
+        "| set | 5–10 s | 15 s and more |\n|---|---|---|\n| new | 20.00 (10.00–30.00) | – |" in text
+    )
+    assert "| new | 4 | 25.00 (a) | 25.00 | 25.00 | 25.00 | 25.00 (z) |" in text
+    assert "\n| old |" not in text, "a summary made before there were any"
+    assert "\n| own |" not in text, "not the shipped model"
+
+
 def test_errors_are_one_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main("model --name x --manifests . --sets nowhere".split()) == 2
     error = capsys.readouterr().err
@@ -119,7 +138,7 @@ def test_errors_are_one_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -
 def test_the_table_that_ships_is_made_from_the_results_that_ship() -> None:
     configs = [path.stem for path in (RECIPE / "configs").glob("*.toml")]
     results = evaluate.load_results(RECIPE / evaluate.RESULTS)
-    table = evaluate.make_table(results, configs)
+    table = evaluate.make_page(results, configs)
     text = (RECIPE / evaluate.TABLE).read_text(encoding="utf-8")
     assert text.split(evaluate.BEGIN)[1].split(evaluate.END)[0].strip() == table.strip()
     shipped = [result for result in results if result.model == evaluate.DEFAULT]
