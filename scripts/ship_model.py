@@ -1,12 +1,12 @@
 """Make a trained model the default one, which lies inside the package.
 
     python scripts/ship_model.py runs/cpu_19h/last --lm runs/lm/lm.safetensors \\
-        search.method=beam search.ctc_weight=0.5 search.lm_weight=0.4
+        --word-lm runs/lm/words.safetensors search.method=words search.lm_weight=1.1
     python scripts/calibrate_confidence.py asr/models/default DEV_MANIFEST …
     python recipes/librispeech/evaluate.py asr/models/default --name default
 
 Weights are stored in eight bits, or with `--storage fp16` in half precision; computing stays in
-single precision. The model card beside them is kept as it is; the third command fills in its
+single precision. Language models and lexicon that the model has go along. The model card beside them is kept as it is; the third command fills in its
 figures. The calibration of confidences belongs to the old weights and is deleted; the second
 command makes a new one. `--output-dir` writes elsewhere, to look at a model before it is shipped.
 """
@@ -51,9 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(argv)
     try:
         bundle = load_model(options.model)
-        language_model = CharNgramLM.load(options.lm) if options.lm else None
-        lexicon = Lexicon.open(options.lexicon) if options.lexicon else None
-        word_model = WordNgramLM.load(options.word_lm) if options.word_lm else None
+        language_model = CharNgramLM.load(options.lm) if options.lm else bundle.language_model
+        lexicon = Lexicon.open(options.lexicon) if options.lexicon else bundle.lexicon
+        word_model = bundle.word_model
+        if options.word_lm:
+            word_model = WordNgramLM.load(options.word_lm)
         search = load_config(None, options.overrides).search if options.overrides else None
         config = replace(bundle.config, search=search or bundle.config.search)
         folder = options.output_dir

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_model import equal_words
 from safetensors.torch import load_file
 
 from asr.checkpoint import build_model, load_model, save_model
@@ -87,3 +88,21 @@ def test_errors_are_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and all(line.startswith("ship_model: ") for line in lines)
     assert not (tmp_path / "bad").exists()
+
+
+def test_lexicon_and_language_models_go_along(words_model_dir: Path, tmp_path: Path) -> None:
+    assert script.main([str(words_model_dir), "--output-dir", str(tmp_path / "shipped")]) == 0
+    before, after = load_model(words_model_dir), load_model(tmp_path / "shipped")
+    assert before.word_model and after.word_model and before.lexicon and after.lexicon
+    assert after.word_model.words == before.word_model.words
+    assert after.lexicon.words == before.lexicon.words
+    assert after.config.search.method == "words"
+
+
+def test_another_language_model_of_words_is_taken(words_model_dir: Path, tmp_path: Path) -> None:
+    other = equal_words(("act", "at"))
+    other.save(tmp_path / "words.safetensors")
+    arguments = [str(words_model_dir), "--output-dir", str(tmp_path / "shipped")]
+    assert script.main([*arguments, "--word-lm", str(tmp_path / "words.safetensors")]) == 0
+    found = load_model(tmp_path / "shipped").word_model
+    assert found is not None and found.words == other.words
