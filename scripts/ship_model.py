@@ -6,9 +6,10 @@
     python recipes/librispeech/evaluate.py asr/models/default --name default
 
 Weights are stored in eight bits, or with `--storage fp16` in half precision; computing stays in
-single precision. Language models and lexicon that the model has go along. The model card beside them is kept as it is; the third command fills in its
-figures. The calibration of confidences belongs to the old weights and is deleted; the second
-command makes a new one. `--output-dir` writes elsewhere, to look at a model before it is shipped.
+single precision. Language models and lexicon that the model has go along. The model card beside
+them is kept as it is; the third command fills in its figures. The calibration of confidences
+belongs to the old weights and is deleted; the second command makes a new one. `--output-dir`
+writes elsewhere, to look at a model before it is shipped.
 """
 
 from __future__ import annotations
