@@ -7,14 +7,11 @@ and its phones a line, and a compact one for a model's directory, which knows le
 
 from __future__ import annotations
 
-import gzip
 import json
 import lzma
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from asr.g2p import LetterToSound, letter_ids
+from asr.texts import READ_ERRORS, open_text
 
 FORMAT = "lexicon 1"
 _LONGEST = 255  # letters of a word, phones of a pronunciation, and phones of an inventory
@@ -258,13 +256,12 @@ class Lexicon:
 
 def _read_lines(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     """Yield where each line stands, its word and its phones, without empty lines."""
-    opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
+        with open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if fields := line.split():
                     yield f"{path}:{number}", fields[0].lower(), fields[1:]
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
+    except READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
         raise LexiconError(f"{path}: cannot be read as a lexicon: {reason}") from error
 

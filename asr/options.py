@@ -180,8 +180,6 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
         from asr.decode import NO_WORDS
 
         raise ValueError(f"--method words: {bundle.directory}: {NO_WORDS}")
-    if args.lm_weight and bundle.language_model is None:
-        raise ValueError(f"--lm-weight: {bundle.directory} has no language model, wanted one")
     if args.hotwords is not None:
         from asr.hotwords import parse_hotwords
 
@@ -194,6 +192,11 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
     if method == "beam" and search.method == "words":
         preset = {**CHARACTER_SEARCH, **preset}
     search = replace(search, **{**preset, **chosen})
+    if args.length_bonus is not None and search.method == "words":
+        raise ValueError("--length-bonus: found beside the method words, wanted --method beam")
+    # The search along words has its own, which `word_decoder` tells of.
+    if args.lm_weight and search.method == "beam" and bundle.language_model is None:
+        raise ValueError(f"--lm-weight: {bundle.directory} has no language model, wanted one")
     if search.method == "words" and bundle.word_decoder is not None and search.hotwords:
         bundle.word_decoder.vocabulary_for(search)  # what cannot be said is refused at once
     return bundle, search

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,26 +28,23 @@ def score_by_attention(
     """Return the decoder's natural-log probability (N,) of N texts of one utterance.
 
     Args:
-        decoder: In evaluation mode; its attention is by content.
+        decoder: In evaluation mode.
         encoded: The utterance.
         texts: Character ids, without start and end.
     """
     tokens, lengths = _pad(texts, encoded.encoder_out.device)
-    start = decoder.start(encoded)
-    rows = (len(texts), *(-1,) * 3)
-    state = replace(
-        start,
-        hidden=tuple(h.expand(len(texts), -1) for h in start.hidden),
-        keys=start.keys.expand(rows),
-        values=start.values.expand(rows),
-        mask=start.mask.expand(len(texts), -1),
-        weights=start.weights.expand(len(texts), -1),
+    count = len(texts)
+    repeated = EncoderOutput(
+        encoded.encoder_out.expand(count, -1, -1),
+        encoded.encoder_out_lengths.expand(count),
+        encoded.final_state.expand(count, -1),
     )
     given = F.pad(tokens, (1, 0), value=CharTokenizer.sos_id)  # (N, U + 1)
-    logits, _, _ = decoder.advance(given, state)
+    logits, _ = decoder(given, repeated)
     wanted = F.pad(tokens, (0, 1)).scatter(1, lengths[:, None], CharTokenizer.eos_id)
-    log_probs = logits.float().log_softmax(2).gather(2, wanted[:, :, None])[:, :, 0]
-    return log_probs.masked_fill(~valid_mask(lengths + 1, log_probs.shape[1]), 0.0).sum(1)
+    log_probs: Tensor = logits.float().log_softmax(2).gather(2, wanted[:, :, None])[:, :, 0]
+    real = valid_mask(lengths + 1, log_probs.shape[1])
+    return log_probs.masked_fill(~real, 0.0).sum(1)
 
 
 def score_by_ctc(log_probs: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:

@@ -16,7 +16,6 @@ one, and as many that hold none, all with the whole list. Printed are, for each 
 
 from __future__ import annotations
 
-import lzma
 import sys
 import time
 from collections import Counter
@@ -37,6 +36,7 @@ from asr.normalize import normalize_text
 from asr.options import CHARACTER_SEARCH
 from asr.pieces import recognize
 from asr.score import score_utterance
+from asr.texts import READ_ERRORS, open_text
 
 MIN_LETTERS = 4
 
@@ -74,7 +74,7 @@ class Result:
 
 def frequent_words(path: Path, count: int) -> set[str]:
     """Return the first words of a list that has a word and its count a line, sorted by counts."""
-    with lzma.open(path, "rt", encoding="utf-8") as lines:
+    with open_text(path) as lines:
         return {line.split()[0].lower() for line in islice(lines, count)}
 
 
@@ -147,7 +147,7 @@ def main() -> int:
         hotwords = choose(utterances, frequent, options.hotwords)
         chosen = with_and_without(utterances, set(hotwords), options.limit)
         waveforms = [load_audio(u.audio_filepath) for u in chosen]
-    except (ValueError, OSError, lzma.LZMAError) as error:
+    except (ValueError, *READ_ERRORS) as error:
         print(f"bench_hotwords: {error}", file=sys.stderr)
         return 2
     seconds = sum(map(len, waveforms)) / 16000

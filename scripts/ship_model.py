@@ -65,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             STORAGE[options.storage],
         )  # fmt: skip
         (folder / CONFIDENCE).unlink(missing_ok=True)
+        if not config.model.phone_labels:  # no use for those of a model that lay here before
+            (folder / LEXICON).unlink(missing_ok=True)
+            (folder / WORD_MODEL).unlink(missing_ok=True)
         if language_model is not None:
             language_model.save(folder / LANGUAGE_MODEL)
         if lexicon is not None:

@@ -12,12 +12,16 @@ from asr.tokenizer import CharTokenizer
 TEXTS = [(3, 4, 5), (5,), (), (4, 4, 3, 6, 5)]
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(
+    scope="module", params=[(1, "content"), (2, "content"), (2, "location"), (1, "none")]
+)
 def model(request: pytest.FixtureRequest) -> SpeechModel:
+    layers, attention = request.param
     torch.manual_seed(1)
     config = ModelConfig(
         conv_channels=(4,), encoder_layers=1, encoder_width=8, attention_width=8,
-        attention_heads=2, embedding_width=4, decoder_width=8, decoder_layers=request.param,
+        attention_heads=2, embedding_width=4, decoder_width=8, decoder_layers=layers,
+        attention=attention,
     )  # fmt: skip
     model = SpeechModel(config, num_mels=8, vocab_size=7)
     with torch.no_grad():

@@ -106,3 +106,12 @@ def test_another_language_model_of_words_is_taken(words_model_dir: Path, tmp_pat
     assert script.main([*arguments, "--word-lm", str(tmp_path / "words.safetensors")]) == 0
     found = load_model(tmp_path / "shipped").word_model
     assert found is not None and found.words == other.words
+
+
+def test_a_network_without_phones_takes_the_place_of_one_with_them(
+    trained: Path, words_model_dir: Path, tmp_path: Path
+) -> None:
+    output = str(tmp_path / "shipped")
+    assert script.main([str(words_model_dir), "--output-dir", output]) == 0
+    assert script.main([str(trained), "--output-dir", output]) == 0
+    assert load_model(output).word_decoder is None

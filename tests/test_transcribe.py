@@ -200,6 +200,21 @@ def test_transcripts_along_words(
     assert 1 <= len(segment["nbest"]) <= 3
 
 
+def test_options_that_mean_nothing_along_words_are_refused(
+    wav: Path, words_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model", str(words_model_dir), "--no-vad", str(wav)]
+    assert main(["--length-bonus", "1", *command]) == 2
+    error = capsys.readouterr().err
+    assert "--length-bonus: found beside the method words" in error and error.count("\n") == 1
+    assert main(["--method", "beam", "--length-bonus", "1", "--lm-weight", "0", *command]) in (0, 2)
+    assert "--length-bonus" not in capsys.readouterr().err
+    # It has a language model of words and none of characters.
+    assert main(["--lm-weight", "0.5", *command]) == 0
+    assert main(["--method", "beam", "--lm-weight", "0.5", *command]) == 2
+    assert "has no language model" in capsys.readouterr().err
+
+
 def test_a_model_without_words_says_so(
     wav: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,25 +6,22 @@ n-grams whose loss would cost most (Seymore & Rosenfeld 1996).
 
 from __future__ import annotations
 
-import gzip
-import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from asr.texts import open_text
+
 HELD_OUT_EVERY = 100
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]
-READ_ERRORS = (OSError, UnicodeDecodeError, EOFError, lzma.LZMAError)
 
 
 def read_raw_lines(path: Path, transcripts: bool = False) -> Iterator[str]:
     """Yield the lines of a text file that may be compressed, without the ids of transcripts."""
-    opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    with opener(path, "rt", encoding="utf-8") as file:
+    with open_text(path) as file:
         for line in file:
             yield line.partition(" ")[2] if transcripts else line
 

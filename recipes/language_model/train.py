@@ -29,12 +29,12 @@ from asr.arguments import Parser
 from asr.config import ENGLISH_ALPHABET
 from asr.lm import BITS, MAX_LOG_BACKOFF, NATS_PER_STEP, CharNgramLM, Contexts
 from asr.normalize import normalize_text
+from asr.texts import READ_ERRORS
 
 sys.path.insert(0, str(Path(__file__).parent))  # where a test imports this file
 
 from kneser_ney import (
     HELD_OUT_EVERY,
-    READ_ERRORS,
     Codes,
     Floats,
     choose,

@@ -32,11 +32,12 @@ from numpy.typing import NDArray
 
 from asr.arguments import Parser
 from asr.normalize import normalize_text
+from asr.texts import READ_ERRORS
 from asr.word_lm import MAX_HISTORY, WordNgramLM, append_word
 
 sys.path.insert(0, str(Path(__file__).parent))  # where a test imports this file
 
-from kneser_ney import HELD_OUT_EVERY, READ_ERRORS, Floats, read_raw_lines
+from kneser_ney import HELD_OUT_EVERY, Floats, read_raw_lines
 from word_ngrams import Order, compile_model, estimate, prune
 
 # Where a reader pauses: a transcript is what was said between pauses, so each part of a sentence

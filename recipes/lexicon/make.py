@@ -21,7 +21,6 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jiwer
 
@@ -29,6 +28,7 @@ from asr.arguments import Parser, complain
 from asr.lexicon import Lexicon, LexiconError
 from asr.manifest import parse_object
 from asr.normalize import normalize_text
+from asr.texts import READ_ERRORS, open_text
 
 ESPEAK = ("espeak-ng", "-q", "-v", "en-us", "--ipa", "--sep=_")
 WORDS_A_CALL = 500
@@ -51,9 +51,8 @@ def read_lines(path: Path) -> Iterator[str]:
     Raises:
         ValueError: A line of a manifest has no text.
     """
-    opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
     manifest = ".jsonl" in path.suffixes
-    with opener(path, "rt", encoding="utf-8") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if manifest and line.strip():
                 where = f"{path}:{number}"
@@ -207,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--output: wanted with --words and --from-text, and only there")
     try:
         run(options)
-    except (OSError, EOFError, lzma.LZMAError, LexiconError, ValueError) as error:
+    except (*READ_ERRORS, LexiconError, ValueError) as error:
         complain(error)
         return 2
     return 0
