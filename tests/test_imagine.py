@@ -1,0 +1,144 @@
+"""Texts as if heard: what is drawn, how it sounds, and that a decoder learns from it."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from pathlib import Path
+
+import jiwer
+import pytest
+import torch
+from torch import Tensor
+
+from asr.config import ModelConfig, TrainConfig
+from asr.ctc import greedy_decode
+from asr.imagine import TextReader, confusions, imagine
+from asr.lexicon import Lexicon
+from asr.loss import JointLoss
+from asr.model import SpeechModel
+from asr.tokenizer import CharTokenizer
+
+TOKENIZER = CharTokenizer(" abcd")
+LEXICON = Lexicon.fit(
+    ["one", "two", "three", "four"], {"a": [1], "b": [2], "c": [3], "d": [4], "ab": [1, 2]}
+)
+CONFIG = ModelConfig(
+    conv_channels=(4,), encoder_layers=1, encoder_width=8, attention_width=32,
+    attention_heads=2, embedding_width=16, decoder_width=32, encoder_dropout=0.0,
+    decoder_dropout=0.0, ctc_labels_per_frame=2, phone_labels=5, phone_reader_width=16,
+)  # fmt: skip
+
+
+def alike() -> Tensor:
+    torch.manual_seed(0)
+    return confusions(torch.randn(2 * 5, 8), 2)
+
+
+def test_pieces_are_normalised_words_of_the_texts(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt.gz"
+    lines = ["A, b! C d", "", "no such letters", "d c b a d c b a"]
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    reader = TextReader([str(path)], TOKENIZER)
+    pieces = reader.draw(500, random.Random(1))
+    assert sum(map(len, pieces)) >= 500
+    assert {c for piece in pieces for c in piece} == set(" abcd")
+    assert all(piece in "a b c d" or piece in "d c b a d c b a" for piece in pieces)
+    assert pieces == reader.draw(500, random.Random(1))
+    assert pieces != reader.draw(500, random.Random(2))
+
+
+def test_texts_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data.spoken_texts: .*none.txt"):
+        TextReader([str(tmp_path / "none.txt")], TOKENIZER)
+    for name, content in (("empty", ""), ("digits", "1 2 3\n4 5\n")):
+        path = tmp_path / name
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=f"found no usable text in .*{name}"):
+            TextReader([str(path)], TOKENIZER)
+
+
+def test_phones_that_look_alike_are_confused() -> None:
+    weights = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0.9, 0.1, 0], [0, 1, 0], [-1, 0, 0]])
+    found = confusions(weights.repeat(2, 1), 2)
+    torch.testing.assert_close(found.sum(1), torch.ones(5))
+    assert not found.diagonal().any() and not found[:, 0].any()
+    assert found[1].argmax() == 2 and found[2].argmax() == 1
+    assert found[1, 3] > found[1, 4]
+
+
+def test_what_is_heard_is_mostly_what_the_lexicon_says() -> None:
+    texts = ["ab c d " * 10, "a b", "d"] * 10
+    heard = imagine(texts, LEXICON, TOKENIZER, alike(), 2, seed=3)
+    total = heard.phones.unflatten(2, (2, -1)).sum(3)
+    inside = torch.arange(total.shape[1]) < heard.lengths[:, None]
+    torch.testing.assert_close(total, inside[:, :, None].float().expand(-1, -1, 2))
+    assert heard.token_lengths.tolist() == [len(text) for text in texts]
+    rows = zip(heard.tokens, heard.token_lengths, strict=True)
+    assert [TOKENIZER.decode(row[:n].tolist()) for row, n in rows] == texts
+    labels = greedy_decode(heard.phones.unflatten(2, (2, -1)).flatten(1, 2), heard.lengths * 2)
+    wanted = [" ".join(map(str, LEXICON.encode(text))) for text in texts]
+    errors = jiwer.wer(wanted, [" ".join(map(str, row)) for row in labels])
+    assert 0.1 < errors < 0.5
+    again = imagine(texts, LEXICON, TOKENIZER, alike(), 2, seed=3)
+    assert torch.equal(heard.phones, again.phones)
+    other = imagine(texts, LEXICON, TOKENIZER, alike(), 2, seed=4)
+    assert heard.phones.shape != other.phones.shape or not torch.equal(heard.phones, other.phones)
+
+
+def test_a_word_without_a_sound_is_silence() -> None:
+    tokenizer = CharTokenizer(" '")
+    heard = imagine(["' '"], LEXICON, tokenizer, alike(), 2, seed=1)
+    labels = heard.phones.unflatten(2, (2, -1)).argmax(3)
+    assert (labels > 0).float().mean() < 0.3  # doubts at most
+
+
+def build() -> JointLoss:
+    torch.manual_seed(1)
+    return JointLoss(SpeechModel(CONFIG, 8, len(TOKENIZER)), TrainConfig(label_smoothing=0))
+
+
+def test_a_decoder_learns_to_spell_from_text_alone() -> None:
+    loss, chance = build(), random.Random(0)
+    optimizer = torch.optim.AdamW(loss.parameters(), lr=1e-2)
+    values = []
+    for step in range(150):
+        texts = [" ".join(chance.choices(["ab", "c", "d"], k=5)) for _ in range(16)]
+        heard = imagine(texts, LEXICON, TOKENIZER, alike(), 2, seed=step)
+        value = loss.spelling(heard)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert sum(values[-10:]) / 10 < 0.5 * values[0]
+    # Better than the words' own entropy: it does look at the phones.
+    assert sum(values[-10:]) / 10 < 0.9 * 5 * torch.tensor(3.0).log().item() / 12
+
+
+def test_phones_join_a_trained_decoder_without_disturbing_it() -> None:
+    loss = build()
+    features, lengths = torch.randn(3, 40, 8), torch.tensor([40, 31, 17])
+    encoded = loss.model.encode(features, lengths)
+    assert encoded.phones_read is not None and not encoded.phones_read.any()
+    assert torch.equal(encoded.memory, encoded.encoder_out)
+    with torch.no_grad():
+        loss.model.phone_reader.output.weight.normal_()
+    encoded = loss.model.encode(features, lengths)
+    assert not torch.equal(encoded.memory, encoded.encoder_out)
+    alone = loss.model.encode(features[1:2, :31], lengths[1:2])
+    torch.testing.assert_close(alone.memory, encoded.memory[1:2, : alone.memory.shape[1]])
+    assert not encoded.memory[2, int(encoded.encoder_out_lengths[2]) :].any()
+
+
+def test_the_decoder_leaves_phones_to_their_own_loss_and_may_see_them_alone() -> None:
+    loss = build()
+    with torch.no_grad():
+        loss.model.phone_reader.output.weight.normal_()
+    encoded = loss.model.encode(torch.randn(2, 40, 8), torch.tensor([40, 40]))
+    encoded.phones_read.sum().backward()
+    assert loss.model.phone_head.weight.grad is None
+    assert loss.model.phone_reader.layer.cells[0].weight_ih_l0.grad.any()
+    loss.config = TrainConfig(phones_alone=1.0)
+    assert torch.equal(loss.for_decoder(encoded).memory, encoded.phones_read)
+    loss.config = TrainConfig(phones_alone=0.0)
+    assert torch.equal(loss.for_decoder(encoded).memory, encoded.memory)
