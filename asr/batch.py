@@ -158,6 +158,14 @@ class TrainingSource(Protocol):
         """
         ...
 
+    def texts(self, count: int) -> list[str]:
+        """Return about ``count`` normalised texts, in all processes alike.
+
+        Raises:
+            ValueError: None can be read.
+        """
+        ...
+
     def waveforms(self, count: int) -> list[Tensor]:
         """Return about ``count`` (N,) waveforms from all over the data, in all processes alike.
 

@@ -131,7 +131,9 @@ class TrainConfig:
     beta2: float = 0.98
     gradient_clip: float = 1.0
     ctc_weight: float = 0.3
-    phone_weight: float = 0.5  # of CTC over phones, beside the rest; with data.lexicon only
+    phone_weight: float = 0.5  # of phones beside the rest; with data.lexicon only
+    # CTC, or CTC against all that a trigram of phones finds likely, see asr/crf.py.
+    phone_loss: Literal["ctc", "crf"] = "crf"
     ctc_only_steps: int = (
         0  # first steps without the decoder: faster, and attention starts on good frames
     )

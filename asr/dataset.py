@@ -273,6 +273,11 @@ class ManifestSource:
     def _shares(self, batches: BatchList) -> Iterator[list[int]]:
         return (share(batch, self.rank, self.world) for batch in batches)
 
+    def texts(self, count: int) -> list[str]:
+        """Return texts from all over the data; see `TrainingSource`."""
+        step = max(1, len(self.dataset) // count)
+        return [self.dataset.utterances[i].text for i in range(0, len(self.dataset), step)]
+
     def waveforms(self, count: int) -> list[Tensor]:
         """Return waveforms from all over the data; see `TrainingSource`."""
         found: list[Tensor] = []

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr.config import TrainConfig
+from asr.crf import crf_loss
 from asr.ctc import ctc_feasible, ctc_loss, forced_align
 from asr.lengths import valid_mask
-from asr.model import SpeechModel
+from asr.model import EncoderOutput, SpeechModel
 from asr.tokenizer import CharTokenizer
+
+_CTC_SHARE = 0.1  # of CTC beside the random field, which alone says little of a single frame
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Losses:
         ctc: CTC loss.
         attention: Cross-entropy of the decoder, with label smoothing.
         guide: Negative log of the attention that lies where CTC places a character.
-        phone: CTC loss over phones.
+        phone: CTC loss over phones, or that of the random field.
     """
 
     total: Tensor
@@ -67,12 +70,19 @@ class JointLoss(nn.Module):
     Args:
         model: The network.
         config: Weights of the parts.
+        phone_trigram: (P, P, P) of `asr.crf.label_trigram`; phones are then trained against all
+            that it finds likely.
     """
 
-    def __init__(self, model: SpeechModel, config: TrainConfig) -> None:
+    phone_trigram: Tensor | None
+
+    def __init__(
+        self, model: SpeechModel, config: TrainConfig, phone_trigram: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.config = config
+        self.register_buffer("phone_trigram", phone_trigram, persistent=False)
 
     def forward(
         self,
@@ -106,8 +116,7 @@ class JointLoss(nn.Module):
         ctc = ctc.masked_fill(~counts, 0.0).sum() / size.characters
         phone = zero = torch.zeros_like(ctc)
         if phones is not None and phone_lengths is not None:
-            spoken, lengths_of_spoken = model.phone_log_probs(encoded)
-            phone = ctc_loss(spoken, lengths_of_spoken, phones, phone_lengths)  # (B,)
+            phone = self.phone_loss(encoded, phones, phone_lengths)  # (B,)
             phone = phone.masked_fill(~counts, 0.0).sum() / size.characters
         extra = self.config.phone_weight * phone
         if not with_decoder:
@@ -123,6 +132,15 @@ class JointLoss(nn.Module):
         total = ctc_weight * ctc + (1 - ctc_weight) * attention + extra
         total = total + self.config.guided_attention_weight * guide
         return Losses(total, ctc, attention, guide, phone)
+
+    def phone_loss(self, encoded: EncoderOutput, phones: Tensor, phone_lengths: Tensor) -> Tensor:
+        """Return the loss (B,) of phones (B, P)."""
+        log_probs, lengths = self.model.phone_log_probs(encoded)
+        ctc = ctc_loss(log_probs, lengths, phones, phone_lengths)
+        if self.phone_trigram is None:
+            return ctc
+        against = crf_loss(log_probs, lengths, phones, phone_lengths, self.phone_trigram)
+        return against + _CTC_SHARE * ctc
 
     @staticmethod
     def with_start(tokens: Tensor) -> Tensor:

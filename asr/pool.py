@@ -295,6 +295,19 @@ class ShardSource:
             return through
         return number % _AGREE_EVERY == 0 and all(distributed.gather(through))
 
+    def texts(self, count: int) -> list[str]:
+        """Return the texts of the first shards; see `TrainingSource`."""
+        items = (item for shard in self.shards for item in read_shard(shard, self.config))
+        usable = (
+            item.utterance.text
+            for item in items
+            if isinstance(item, Encoded) and not reason_to_skip(item.utterance, self.config)
+        )
+        found = list(islice(usable, count))
+        if not found:
+            raise ValueError("shards: found no usable text")
+        return found
+
     def waveforms(self, count: int) -> list[Tensor]:
         """Return waveforms from the beginnings of several shards; see `TrainingSource`."""
         step = max(1, len(self.shards) // _STATISTICS_SHARDS)

@@ -27,6 +27,7 @@ from asr.checkpoint import (
     save_state,
 )
 from asr.config import Config, SearchConfig, SearchMethod, config_from_dict, config_to_dict
+from asr.crf import label_trigram
 from asr.dataset import open_source
 from asr.finetune import freeze, network_differences, take_weights
 from asr.lexicon import Lexicon
@@ -39,6 +40,7 @@ from asr.run_report import describe_start, write_run_report
 from asr.validate import load_dev_set, validate
 
 STATISTICS_UTTERANCES = 200  # whose frames set the features' mean and deviation
+TRIGRAM_TEXTS = 10_000  # whose phones are counted
 
 
 @dataclass
@@ -121,8 +123,15 @@ class Trainer:
         self.loss: nn.Module = self._loss_of_all_processes()
         self.probe = Probe(self.dev_set, config)
 
+    def _phone_trigram(self) -> Tensor | None:
+        """Return what phones are trained against, counted in the training texts."""
+        if self.config.train.phone_loss == "ctc" or not self.lexicon:
+            return None
+        spoken = (self.lexicon.encode(text) for text in self.source.texts(TRIGRAM_TEXTS))
+        return label_trigram(spoken, self.lexicon.num_labels).to(self.device)
+
     def _loss_of_all_processes(self) -> nn.Module:
-        loss = JointLoss(self.model, self.config.train)
+        loss = JointLoss(self.model, self.config.train, self._phone_trigram())
         if distributed.world_size() == 1:
             return loss
         # Looking for weights without gradients costs time: only while the decoder waits.

@@ -19,7 +19,7 @@ ROWS = {
     "arguments score screen quantize prefix_tree",
     1: "manifest optimize features augment breakdown model search archive batch vad ctc hotwords "
     "subtitles inputs",
-    2: "lm index pool segment align report outputs stepper rescore",
+    2: "crf lm index pool segment align report outputs stepper rescore",
     3: "confidence dataset loss monitor shards picture word_lm",
     4: "vocabulary hotword_bonuses",
     5: "word_search",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from asr.batch import make_batch
 from asr.checkpoint import load_model
 from asr.config import Config, ModelConfig, TrainConfig
+from asr.crf import crf_loss, label_trigram
 from asr.ctc import greedy_decode
 from asr.lexicon import Lexicon
 from asr.loss import JointLoss, UpdateSize
@@ -46,7 +48,7 @@ def test_batches_get_the_phones_of_their_texts(lexicon: Path) -> None:
     assert spoken.to(CPU).phones.equal(spoken.phones)
 
 
-def test_the_loss_of_phones_is_ctc_and_joins_with_its_weight() -> None:
+def test_the_loss_of_phones_joins_with_its_weight() -> None:
     torch.manual_seed(0)
     config = ModelConfig(
         conv_channels=(4,), encoder_layers=1, encoder_width=8, attention_width=8,
@@ -60,14 +62,19 @@ def test_the_loss_of_phones_is_ctc_and_joins_with_its_weight() -> None:
     phones, phone_lengths = torch.tensor([[1, 5, 2], [3, 0, 0]]), torch.tensor([3, 1])
     given = (features, lengths, tokens, token_lengths)
     end = (torch.tensor([True, True]), UpdateSize.of(3, 2, 1))
-    loss = JointLoss(model, train)
-    for decoder in (True, False):
+    trigram = label_trigram([[1, 5, 2], [3]], 6)
+    for loss, decoder in itertools.product(
+        (JointLoss(model, train), JointLoss(model, train, trigram)), (True, False)
+    ):
         without = loss(*given, decoder, *end)
         losses = loss(*given, decoder, *end, phones, phone_lengths)
         log_probs, frames = model.phone_log_probs(model.encode(features, lengths))
         wanted = F.ctc_loss(
             log_probs.transpose(0, 1), phones, frames, phone_lengths, reduction="sum"
         )
+        if loss.phone_trigram is not None:
+            field = crf_loss(log_probs, frames, phones, phone_lengths, trigram)
+            wanted = field.sum() + 0.1 * wanted
         assert losses.phone.item() == pytest.approx(wanted.item() / 3, rel=1e-4)
         assert without.phone.item() == 0.0
         added = losses.total.item() - without.total.item()
@@ -109,6 +116,19 @@ def test_a_run_learns_phones_and_its_model_keeps_the_lexicon(
     wanted = [[p for p in row if p] for row in batch.phones.tolist()]
     right = sum(one == other for one, other in zip(heard, wanted, strict=True))
     assert right >= 6, (heard, wanted)
+
+
+def test_phones_are_trained_against_the_trigram_of_the_training_texts(
+    configure: Configure, lexicon: Path
+) -> None:
+    config = with_lexicon(configure(), lexicon)
+    trainer = Trainer(config, CPU)
+    assert trainer.lexicon is not None
+    texts = trainer.source.texts(1000)
+    wanted = label_trigram(map(trainer.lexicon.encode, texts), 5)
+    assert torch.equal(trainer.loss.phone_trigram, wanted)
+    plain = Trainer(replace(config, train=replace(config.train, phone_loss="ctc")), CPU)
+    assert plain.loss.phone_trigram is None
 
 
 def test_the_head_may_join_stay_and_be_left_out(

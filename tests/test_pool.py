@@ -323,6 +323,7 @@ def test_statistics_come_from_all_over_the_shards(shards: Path, tone_manifest: P
     source = open_shards(shards / "*.tar")
     assert len(source.waveforms(6)) == 6 and len(source.waveforms(200)) == 40
     firsts = [len(wave) for wave in source.waveforms(6)]
+    assert len(source.texts(6)) == 6 and len(source.texts(200)) == 40
     by_shard = []
     for name in source.shards:
         first = next(iter(read_shard(name, DATA)))
@@ -338,6 +339,8 @@ def test_nothing_usable_is_an_error(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(b"")
     with pytest.raises(ValueError, match="found no usable utterance .*0.tar: truncated"):
         open_shards(tmp_path / "0.tar").waveforms(10)
+    with pytest.raises(ValueError, match="found no usable text"):
+        open_shards(tmp_path / "0.tar").texts(10)
     with pytest.raises(ValueError, match="found nothing readable in 100 updates on end"):
         for _ in open_shards(tmp_path / "0.tar").batches(Position()):
             pass
