@@ -11,6 +11,7 @@ its settings. Weights stay as they are. Stopped at any point, the same command g
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,6 +39,20 @@ def shipped_search() -> SearchConfig:
     return replace(config_from_dict(tables).search, method="words")
 
 
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that it appears whole or not at all.
+
+    What a killed attempt leaves is overwritten by the next one: its name is always the same.
+    """
+    temporary = Path(f"{target}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def equip(folder: Path, lm: Path, word_lm: Path) -> str:
     """Add what a model directory lacks; return a line on how it is searched.
 
@@ -57,11 +72,11 @@ def equip(folder: Path, lm: Path, word_lm: Path) -> str:
     if not config.model.phone_labels:
         for name in (WORD_MODEL, LEXICON):  # of a model that lay here before
             (folder / name).unlink(missing_ok=True)
-        write_whole(folder / LANGUAGE_MODEL, lm.read_bytes())
+        copy_whole(lm, folder / LANGUAGE_MODEL)
         return f"{folder}: knows no phones, is searched along characters"
     Lexicon.load(folder / LEXICON)
-    write_whole(folder / LANGUAGE_MODEL, lm.read_bytes())
-    write_whole(folder / WORD_MODEL, word_lm.read_bytes())
+    copy_whole(lm, folder / LANGUAGE_MODEL)
+    copy_whole(word_lm, folder / WORD_MODEL)
     config = replace(config, search=shipped_search())
     # Last: only what has all its files says that it is searched along words.
     write_whole(folder / CONFIG, json.dumps(config_to_dict(config), indent=1) + "\n")

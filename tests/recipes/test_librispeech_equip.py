@@ -10,7 +10,7 @@ import pytest
 import torch
 from random_model import equal_words
 
-from asr.checkpoint import DEFAULT_MODEL, load_model, save_model
+from asr.checkpoint import DEFAULT_MODEL, MODEL_FILES, load_model, save_model
 from asr.config import load_config
 from asr.lm import CharNgramLM, Contexts
 
@@ -55,8 +55,8 @@ def test_a_model_with_phones_searches_words_as_the_shipped_one(
     trained: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (trained / "model.safetensors").read_bytes()
-    (trained / "lm.safetensors").write_bytes(b"half of it")  # an earlier attempt was stopped
-    (trained / "words.safetensors").write_bytes(b"half of it")
+    for name in ("lm.safetensors", "words.safetensors", "words.safetensors.tmp"):
+        (trained / name).write_bytes(b"half of it")  # an earlier attempt was stopped
     assert load_model(trained, language_model=False).config.search.method == "ctc"
     assert script.main([str(trained), *options]) == 0
     assert "is searched along words" in capsys.readouterr().out
@@ -67,6 +67,7 @@ def test_a_model_with_phones_searches_words_as_the_shipped_one(
     assert bundle.language_model is not None and bundle.word_decoder is not None
     assert (trained / "model.safetensors").read_bytes() == before
     files = {path: path.read_bytes() for path in trained.iterdir()}
+    assert {path.name for path in files} == set(MODEL_FILES) - {"confidence.json"}
     assert script.main([str(trained), *options]) == 0  # once more is no more
     assert {path: path.read_bytes() for path in trained.iterdir()} == files
 
@@ -108,4 +109,4 @@ def test_errors_are_one_line_and_nothing_is_written(
 def test_every_configuration_learns_the_phones_of_the_shipped_lexicon(path: Path) -> None:
     config = load_config(path)
     assert REPOSITORY / config.data.lexicon == DEFAULT_MODEL / "lexicon.safetensors"
-    assert (config.train.phone_weight, config.search.method) == (1.0, "beam")
+    assert (config.train.phone_weight, config.train.phone_loss) == (1.0, "crf")
