@@ -63,6 +63,7 @@ class ModelConfig:
     encoder_dropout: float = 0.2
     ctc_labels_per_frame: int = 1  # CTC outputs an encoder frame, for low frame rates
     phone_labels: int = 0  # of a second CTC head, blank included; set by data.lexicon
+    phone_reader_width: int = 0  # of a layer through which the decoder sees the phones; 0 is none
     attention: Literal["content", "location", "none"] = "content"
     attention_heads: int = 4
     attention_width: int = 256  # of all heads together
@@ -99,6 +100,7 @@ class DataConfig:
     dev_manifests: tuple[str, ...] = ()
     alphabet: str = ENGLISH_ALPHABET
     lexicon: str = ""  # pronunciations: a second CTC head learns phones; see recipes/lexicon
+    spoken_texts: tuple[str, ...] = ()  # files from which the decoder learns to spell phones
     normalize: Literal["english", "none"] = "english"
     min_seconds: float = 0.3
     max_seconds: float = 20.0  # longer utterances are left out of training
@@ -134,6 +136,9 @@ class TrainConfig:
     phone_weight: float = 0.5  # of phones beside the rest; with data.lexicon only
     # CTC, or CTC against all that a trigram of phones finds likely, see asr/crf.py.
     phone_loss: Literal["ctc", "crf"] = "crf"
+    text_weight: float = 0.5  # of spelling the phones of texts; with data.spoken_texts only
+    text_characters: int = 3000  # an update and process
+    phones_alone: float = 0.25  # share of utterances of which the decoder sees the phones only
     ctc_only_steps: int = (
         0  # first steps without the decoder: faster, and attention starts on good frames
     )

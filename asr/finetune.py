@@ -18,15 +18,15 @@ from asr.tokenizer import CharTokenizer
 DROPOUTS = ("encoder_dropout", "decoder_dropout")  # belong to the training, not to the network
 
 
-def network_differences(config: Config, other: Config, may_differ: str = "") -> list[str]:
+def network_differences(config: Config, other: Config, *may_differ: str) -> list[str]:
     """Return the settings, as ``section.name=value`` of ``other``, that make it another network.
 
     Args:
         config: Of one network.
         other: Of the other.
-        may_differ: Name of a setting that does not count.
+        may_differ: Names of settings that do not count.
     """
-    passed_over = (*DROPOUTS, may_differ)
+    passed_over = (*DROPOUTS, *may_differ)
     found = []
     for section in ("features", "model"):
         ours, theirs = getattr(config, section), getattr(other, section)

@@ -6,7 +6,7 @@ but a phone sounds much the same wherever it stands, and a few hours teach it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from asr.config import TrainConfig
 from asr.crf import crf_loss
 from asr.ctc import ctc_feasible, ctc_loss, forced_align
+from asr.imagine import Imagined
 from asr.lengths import valid_mask
 from asr.model import EncoderOutput, SpeechModel
 from asr.tokenizer import CharTokenizer
@@ -32,6 +33,7 @@ class Losses:
         attention: Cross-entropy of the decoder, with label smoothing.
         guide: Negative log of the attention that lies where CTC places a character.
         phone: CTC loss over phones, or that of the random field.
+        text: Cross-entropy of the decoder on texts as if heard.
     """
 
     total: Tensor
@@ -39,6 +41,7 @@ class Losses:
     attention: Tensor
     guide: Tensor
     phone: Tensor
+    text: Tensor
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class JointLoss(nn.Module):
         size: UpdateSize,
         phones: Tensor | None = None,
         phone_lengths: Tensor | None = None,
+        imagined: Imagined | None = None,
     ) -> Losses:
         """Return the losses of a batch, as this process's share of the update's mean.
 
@@ -108,6 +112,7 @@ class JointLoss(nn.Module):
             size: Of the whole update.
             phones: (B, P) phone ids, padded with 0, for a network with a head for them.
             phone_lengths: (B,).
+            imagined: Texts as if heard, for a network with a reader of phones.
         """
         model = self.model
         encoded = model.encode(features, feature_lengths)
@@ -120,8 +125,10 @@ class JointLoss(nn.Module):
             phone = phone.masked_fill(~counts, 0.0).sum() / size.characters
         extra = self.config.phone_weight * phone
         if not with_decoder:
-            return Losses(ctc + extra, ctc, zero, zero, phone)
-        logits, weights = model.decoder(self.with_start(tokens), encoded)
+            return Losses(ctc + extra, ctc, zero, zero, phone, zero)
+        text = zero if imagined is None else self.spelling(imagined)
+        extra = extra + self.config.text_weight * text
+        logits, weights = model.decoder(self.with_start(tokens), self.for_decoder(encoded))
         attention = self.cross_entropy(logits, tokens, token_lengths, counts) / size.ends
         guide = zero
         if self.config.guided_attention_weight and weights.shape[2]:
@@ -131,7 +138,7 @@ class JointLoss(nn.Module):
         ctc_weight = self.config.ctc_weight
         total = ctc_weight * ctc + (1 - ctc_weight) * attention + extra
         total = total + self.config.guided_attention_weight * guide
-        return Losses(total, ctc, attention, guide, phone)
+        return Losses(total, ctc, attention, guide, phone, text)
 
     def phone_loss(self, encoded: EncoderOutput, phones: Tensor, phone_lengths: Tensor) -> Tensor:
         """Return the loss (B,) of phones (B, P)."""
@@ -141,6 +148,26 @@ class JointLoss(nn.Module):
             return ctc
         against = crf_loss(log_probs, lengths, phones, phone_lengths, self.phone_trigram)
         return against + _CTC_SHARE * ctc
+
+    def for_decoder(self, encoded: EncoderOutput) -> EncoderOutput:
+        """Return what the decoder sees in training: of some utterances the phones alone."""
+        if encoded.phones_read is None:
+            return encoded
+        x = encoded.encoder_out
+        alone = torch.rand(len(x), 1, 1, device=x.device) < self.config.phones_alone
+        return replace(encoded, encoder_out=x.masked_fill(alone, 0.0))
+
+    def spelling(self, imagined: Imagined) -> Tensor:
+        """Return the cross-entropy of the texts whose phones the decoder sees, in nats a mark."""
+        reader, lengths, tokens = self.model.phone_reader, imagined.lengths, imagined.tokens
+        assert reader is not None
+        read = reader(imagined.phones, lengths)
+        nothing = torch.zeros_like(read)
+        encoded = EncoderOutput(nothing, lengths, nothing[:, 0], read)
+        logits, _ = self.model.decoder(self.with_start(tokens), encoded)
+        counts = torch.ones_like(lengths, dtype=torch.bool)
+        ends = imagined.token_lengths.sum() + len(tokens)
+        return self.cross_entropy(logits, tokens, imagined.token_lengths, counts) / ends
 
     @staticmethod
     def with_start(tokens: Tensor) -> Tensor:

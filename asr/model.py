@@ -5,6 +5,7 @@
       → Encoder       stacked recurrent layers                    (B, S, D)
       → ctc_log_probs characters without a decoder                (B, S', V)
       → phone_log_probs  phones, for the search over words        (B, S', P)
+      → PhoneReader   the phones heard, for the decoder           (B, S, D)
       → Decoder       embedding → GRU → attention → GRU → linear  (B, U, V)
 
 Every integer length travels with its tensor, and nothing computed for an utterance depends on
@@ -42,11 +43,18 @@ class EncoderOutput:
         encoder_out_lengths: (B,) encoder frames.
         final_state: (B, D) of the last layer: the forward direction's state behind the last
             frame and the backward direction's before the first.
+        phones_read: (B, S, D) what the decoder sees of the phones, beside `encoder_out`.
     """
 
     encoder_out: Tensor
     encoder_out_lengths: Tensor
     final_state: Tensor
+    phones_read: Tensor | None = None
+
+    @property
+    def memory(self) -> Tensor:
+        """What a decoder attends to (B, S, D)."""
+        return self.encoder_out if self.phones_read is None else self.encoder_out + self.phones_read
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
@@ -154,6 +162,30 @@ class Encoder(nn.Module):
         return EncoderOutput(x, lengths, state)
 
 
+class PhoneReader(nn.Module):
+    """One recurrent layer that reads the probabilities of phones, for the decoder.
+
+    What sounds how is learned from speech, how it is spelled also from text alone: the decoder
+    then attends to this layer's reading of the phones of a text (see `asr.imagine`).
+    """
+
+    def __init__(self, config: ModelConfig, encoder_width: int) -> None:
+        super().__init__()
+        given = config.phone_labels * config.ctc_labels_per_frame
+        inner = replace(
+            config, encoder_width=config.phone_reader_width, encoder_dropout=config.decoder_dropout
+        )
+        self.layer = RecurrentLayer(inner, given)
+        self.output = nn.Linear(self.layer.output_width, encoder_width)
+        nn.init.zeros_(self.output.weight)  # joins a trained decoder without disturbing it
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, probabilities: Tensor, lengths: Tensor) -> Tensor:
+        """Turn probabilities (B, S, labels a frame · P) into (B, S, D), zero on padding."""
+        read: Tensor = self.output(self.layer(probabilities, lengths)[0])
+        return read * valid_mask(lengths, read.shape[1])[:, :, None]
+
+
 @dataclass(frozen=True)
 class DecoderState:
     """Everything a decoder carries from one character to the next, for N = B·K rows.
@@ -214,7 +246,7 @@ class Attention(nn.Module):
 
     def memory(self, encoded: EncoderOutput) -> tuple[Tensor, Tensor, Tensor]:
         """Project the encoder's frames once: keys and values (B, heads, S, ·), mask (B, S)."""
-        x = encoded.encoder_out
+        x = encoded.memory
         keys = self.key(x)
         if self.kind == "content":
             time = torch.arange(x.shape[1], device=x.device) * self.frame_seconds
@@ -393,13 +425,22 @@ class SpeechModel(nn.Module):
             self.phone_head = nn.Linear(
                 self.encoder.output_width, config.phone_labels * config.ctc_labels_per_frame
             )
+        self.phone_reader: PhoneReader | None = None
+        if config.phone_labels and config.phone_reader_width:
+            self.phone_reader = PhoneReader(config, self.encoder.output_width)
         frame_seconds = shift_seconds * self.encoder.subsampling
         self.decoder = Decoder(config, self.encoder, vocab_size, frame_seconds)
 
     def encode(self, features: Tensor, feature_lengths: Tensor) -> EncoderOutput:
         """Encode features (B, T, F) of lengths (B,) ≥ 1 frames."""
         encoded: EncoderOutput = self.encoder(features, feature_lengths)
-        return encoded
+        if self.phone_reader is None:
+            return encoded
+        log_probs, _ = self.phone_log_probs(encoded)
+        # Phones answer for themselves alone: the decoder's loss does not reach them.
+        heard = log_probs.detach().exp()
+        heard = heard.unflatten(1, (-1, self.config.ctc_labels_per_frame)).flatten(2)
+        return replace(encoded, phones_read=self.phone_reader(heard, encoded.encoder_out_lengths))
 
     def ctc_log_probs(self, encoded: EncoderOutput) -> tuple[Tensor, Tensor]:
         """Return CTC log-probs (B, S', V) and lengths (B,); S' is S · ctc_labels_per_frame."""

@@ -19,7 +19,10 @@ def pick_utterance(encoded: EncoderOutput, index: int) -> EncoderOutput:
     """Return one utterance of a batch, without padding."""
     length = encoded.encoder_out_lengths[index : index + 1]
     frames = encoded.encoder_out[index : index + 1, : int(length)]
-    return EncoderOutput(frames, length, encoded.final_state[index : index + 1])
+    read = encoded.phones_read
+    if read is not None:
+        read = read[index : index + 1, : int(length)]
+    return EncoderOutput(frames, length, encoded.final_state[index : index + 1], read)
 
 
 def score_by_attention(
@@ -38,6 +41,7 @@ def score_by_attention(
         encoded.encoder_out.expand(count, -1, -1),
         encoded.encoder_out_lengths.expand(count),
         encoded.final_state.expand(count, -1),
+        None if encoded.phones_read is None else encoded.phones_read.expand(count, -1, -1),
     )
     given = F.pad(tokens, (1, 0), value=CharTokenizer.sos_id)  # (N, U + 1)
     logits, _ = decoder(given, repeated)

@@ -30,6 +30,7 @@ from asr.config import Config, SearchConfig, SearchMethod, config_from_dict, con
 from asr.crf import label_trigram
 from asr.dataset import open_source
 from asr.finetune import freeze, network_differences, take_weights
+from asr.imagine import Imagined, TextReader, confusions, imagine
 from asr.lexicon import Lexicon
 from asr.loss import JointLoss, UpdateSize
 from asr.model import SpeechModel
@@ -148,8 +149,9 @@ class Trainer:
     def _check_start(self) -> None:
         if not self.start:
             return
-        # A head for phones may be new, or be left out for another alphabet.
-        if found := network_differences(self.config, self.start.config, "phone_labels"):
+        # Phones, and their reader, may be new, or be left out for another alphabet.
+        joining = ("phone_labels", "phone_reader_width")
+        if found := network_differences(self.config, self.start.config, *joining):
             raise ValueError(
                 f"train.init_from: {self.config.train.init_from} is another network; "
                 f"wanted {' '.join(found)}"
@@ -170,6 +172,9 @@ class Trainer:
             distributed.rank(), distributed.world_size(), pin=self.device.type == "cuda",
         )  # fmt: skip
         self.dev_set = load_dev_set(data, self.tokenizer, rate)
+        reads = self.config.model.phone_labels and self.config.model.phone_reader_width
+        paths = data.spoken_texts if reads else ()
+        self.texts = TextReader(paths, self.tokenizer) if paths else None
 
     def _restore(self) -> None:
         state, warning = load_state(self.state_path)
@@ -263,12 +268,14 @@ class Trainer:
             group["lr"] = learning_rate(step, config.train)
         if self.uses_decoder(step) != self.uses_decoder(step - 1):
             self.loss = self._loss_of_all_processes()
+        imagined = self._imagine(chance)
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"
         ):
             losses = self.loss(
                 features, lengths, batch.tokens, batch.token_lengths,
                 self.uses_decoder(step), batch.counts, size, batch.phones, batch.phone_lengths,
+                imagined,
             )  # fmt: skip
         losses.total.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.train.gradient_clip)
@@ -279,6 +286,17 @@ class Trainer:
         self.progress.step += 1
         scalars = {name: value.detach() for name, value in vars(losses).items()}
         return {**scalars, "gradient_norm": norm.detach()}
+
+    def _imagine(self, chance: random.Random) -> Imagined | None:
+        """Return texts as if heard, for a decoder that reads phones."""
+        head = self.model.phone_head
+        if not self.texts or not self.lexicon or head is None:
+            return None
+        labels = self.config.model.ctc_labels_per_frame
+        pieces = self.texts.draw(self.config.train.text_characters, chance)
+        confused = confusions(head.weight, labels)
+        seed = chance.getrandbits(60)
+        return imagine(pieces, self.lexicon, self.tokenizer, confused, labels, seed).to(self.device)
 
     def uses_decoder(self, step: int) -> bool:
         """Tell whether the decoder is trained at a step."""

@@ -18,7 +18,7 @@ ROWS = {
     0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
     "arguments score screen quantize prefix_tree",
     1: "manifest optimize features augment breakdown model search archive batch vad ctc hotwords "
-    "subtitles inputs",
+    "subtitles inputs imagine",
     2: "crf lm index pool segment align report outputs stepper rescore",
     3: "confidence dataset loss monitor shards picture word_lm",
     4: "vocabulary hotword_bonuses",
