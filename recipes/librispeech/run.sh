@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to the table of results: download, manifests, language model, training, scores.
+# From nothing to the table of results: download, manifests, language models, training, scores.
 #
 #   recipes/librispeech/run.sh mini_5h
 #   recipes/librispeech/run.sh clean_100h data.batch_seconds=200   # settings go to the training
@@ -14,8 +14,9 @@
 #   CORPUS [corpora]               archives are unpacked here; subsets that are there are used
 #   MIRROR []                      another server of openslr's archives
 #   GPUS [all there are]           training processes; 0 or 1 is one process without torchrun
-#   LM_TEXT []                     text files for a language model; without, none is made
-#   EVALUATE []                    flags for the search, such as "--method beam --beam-size 16"
+#   LM_TEXT []                     text files for language models of words and of characters, with
+#                                  which the model searches along words; without, none are made
+#   EVALUATE []                    flags for the search, such as "--accurate" or "--method beam"
 #   RESULTS [recipes/librispeech]  folder of RESULTS.md and results/
 #   PYTHON [python]                the interpreter
 # Manifests go to runs/manifests, the run to runs/NAME: the configurations say so.
@@ -46,18 +47,25 @@ stage "1/4 data: ${training[*]} ${tests[*]}"
 "$python" "$recipe/prepare.py" --corpus "$corpus" --download --output "$manifests" \
     --subsets "${training[@]}" "${tests[@]}" ${MIRROR:+--mirror "$MIRROR"}
 
-lm=$run/lm.safetensors
-flags=${EVALUATE:-}
+# Both programs write to another name first: a file that is there is whole.
+make_lm() { # PROGRAM FILE
+    if [ -f "$2" ]; then
+        stage "2/4 language model: $2 is there"
+    else
+        stage "2/4 language model $2 from $LM_TEXT"
+        # shellcheck disable=SC2086  # several files are several words
+        "$python" "$recipe/../language_model/$1" $LM_TEXT --output "$2"
+    fi
+}
+
+lm=$run/lm.safetensors    # of characters
+words=$run/words.safetensors
 if [ -z "${LM_TEXT:-}" ]; then
-    stage "2/4 language model: none, LM_TEXT is empty"
-elif [ -f "$lm" ]; then
-    stage "2/4 language model: $lm is there"
+    stage "2/4 language models: none, LM_TEXT is empty"
 else
-    stage "2/4 language model from $LM_TEXT"
-    # shellcheck disable=SC2086  # several files are several words
-    "$python" "$recipe/../language_model/train.py" $LM_TEXT --output "$lm"
+    make_lm train.py "$lm"
+    make_lm train_words.py "$words"
 fi
-[ -n "${LM_TEXT:-}" ] && flags=${EVALUATE:---method beam --lm-weight 0.4}
 
 gpus=${GPUS:-$("$python" -c "import torch; print(torch.cuda.device_count())")}
 finished=$run/finished-with.txt # the settings of the run that is complete
@@ -74,7 +82,15 @@ else
     "$python" "${launcher[@]}" "$recipe/train.py" "$name" "train.output_dir=$run" "$@" "${resume[@]}"
     echo "settings: $*" > "$finished"
 fi
-if [ -n "${LM_TEXT:-}" ]; then cp "$lm" "$run/model/lm.safetensors"; fi
+flags=${EVALUATE:-}
+if [ -n "${LM_TEXT:-}" ]; then
+    "$python" "$recipe/equip.py" "$run/model" --lm "$lm" --word-lm "$words"
+    if [ -f "$run/model/words.safetensors" ]; then
+        flags=${flags:---method words}
+    else # data.lexicon= was among the settings: the network knows no phones
+        flags=${flags:---method beam --lm-weight 0.4}
+    fi
+fi
 
 stage "4/4 word error rates"
 # shellcheck disable=SC2086

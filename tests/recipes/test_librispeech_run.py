@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr.checkpoint import load_model
+
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "recipes" / "librispeech" / "run.sh"
 SMALL = [
@@ -25,11 +27,13 @@ SMALL = [
     "train.threads=1",
     "train.device=cpu",
     "data.dev_utterances=2",
+    "data.lexicon=lexicon.txt",
 ]
+LEXICON = {"it": "i t", "is": "i s", "a": "e", "test": "t e s t", "so": "s o", "of": "o f"}
 
 
 def make_corpus(corpus: Path) -> None:
-    """Two noisy utterances of one speaker in each subset."""
+    """Two noisy utterances of one speaker in each subset, and a lexicon beside the corpus."""
     noise = np.random.default_rng(1).normal(0, 0.1, 16000)
     names = "train-clean-5 dev-clean dev-other test-clean test-other"
     for number, subset in enumerate(names.split()):
@@ -39,6 +43,8 @@ def make_corpus(corpus: Path) -> None:
             soundfile.write(folder / f"{number}-1-000{index}.flac", noise, 16000)
         lines = f"{number}-1-0000 IT IS A TEST\n{number}-1-0001 SO IT IS\n"
         (folder / f"{number}-1.trans.txt").write_text(lines, encoding="utf-8")
+    said = "".join(f"{word}\t{phones}\n" for word, phones in LEXICON.items())
+    (corpus.parent / "lexicon.txt").write_text(said, encoding="utf-8")
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -69,11 +75,36 @@ def test_from_nothing_to_the_table_and_on_from_each_stage(tmp_path: Path) -> Non
     assert (tmp_path / "runs" / "mini_5h" / "log.jsonl").read_text(encoding="utf-8") == log
     longer = [item.replace("max_steps=2", "max_steps=3") for item in SMALL]
     (tmp_path / "text.txt").write_text("it is a test of text\n" * 300, encoding="utf-8")
-    third = run(tmp_path, "mini_5h", *longer, LM_TEXT="text.txt", EVALUATE="--greedy")
+    folder = tmp_path / "runs" / "mini_5h"
+    for name in ("words.safetensors.tmp", "model/words.safetensors"):  # it was stopped there
+        (folder / name).write_bytes(b"half of it")
+    third = run(tmp_path, "mini_5h", *longer, LM_TEXT="text.txt")
     assert third.returncode == 0, third.stderr
+    assert "2/4 language model runs/mini_5h/words.safetensors from text.txt" in third.stdout
     assert "3/4 training goes on with 0 GPUs" in third.stdout
-    assert (tmp_path / "runs" / "mini_5h" / "model" / "lm.safetensors").is_file()
-    assert "-- --greedy`" in third.stdout
+    assert "-- --method words`" in third.stdout
+    bundle = load_model(folder / "model")
+    assert bundle.config.search.method == "words" and bundle.word_decoder is not None
+    assert bundle.language_model is not None and bundle.word_model is not None
+    assert sorted(bundle.word_model.words) == sorted("it is a test of text".split())
+    made = (folder / "words.safetensors").stat().st_mtime_ns
+    fourth = run(tmp_path, "mini_5h", *longer, LM_TEXT="text.txt", EVALUATE="--fast")
+    assert fourth.returncode == 0, fourth.stderr
+    assert "2/4 language model: runs/mini_5h/words.safetensors is there" in fourth.stdout
+    assert "3/4 training: runs/mini_5h is complete" in fourth.stdout
+    assert "-- --fast`" in fourth.stdout
+    assert (folder / "words.safetensors").stat().st_mtime_ns == made
+
+
+@pytest.mark.slow
+def test_without_phones_the_search_goes_along_characters(tmp_path: Path) -> None:
+    make_corpus(tmp_path / "corpora")
+    (tmp_path / "text.txt").write_text("it is a test of text\n" * 300, encoding="utf-8")
+    done = run(tmp_path, "mini_5h", *SMALL, "data.lexicon=", LM_TEXT="text.txt")
+    assert done.returncode == 0, done.stderr
+    assert "-- --method beam --lm-weight 0.4`" in done.stdout
+    bundle = load_model(tmp_path / "runs" / "mini_5h" / "model")
+    assert bundle.language_model is not None and bundle.word_decoder is None
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:
