@@ -27,11 +27,8 @@ from torch.nn import functional as F
 from asr.config import ModelConfig
 from asr.lengths import reverse_by_length, valid_mask
 
-RECURRENT_CELLS: dict[str, Callable[..., nn.RNNBase]] = {
-    "lstm": nn.LSTM,
-    "gru": nn.GRU,
-    "rnn": nn.RNN,
-}
+RecurrentCells = dict[str, Callable[..., nn.RNNBase]]
+RECURRENT_CELLS: RecurrentCells = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
 @dataclass(frozen=True)
@@ -165,20 +162,17 @@ class Encoder(nn.Module):
 class PhoneReader(nn.Module):
     """One recurrent layer that reads the probabilities of phones, for the decoder.
 
-    What sounds how is learned from speech, how it is spelled also from text alone: the decoder
-    then attends to this layer's reading of the phones of a text (see `asr.imagine`).
+    How sounds are spelled is so learned from text alone, too: see `asr.imagine`.
     """
 
     def __init__(self, config: ModelConfig, encoder_width: int) -> None:
         super().__init__()
-        given = config.phone_labels * config.ctc_labels_per_frame
-        inner = replace(
-            config, encoder_width=config.phone_reader_width, encoder_dropout=config.decoder_dropout
-        )
-        self.layer = RecurrentLayer(inner, given)
+        width, dropout = config.phone_reader_width, config.decoder_dropout
+        inner = replace(config, encoder_width=width, encoder_dropout=dropout)
+        self.layer = RecurrentLayer(inner, config.phone_labels * config.ctc_labels_per_frame)
         self.output = nn.Linear(self.layer.output_width, encoder_width)
-        nn.init.zeros_(self.output.weight)  # joins a trained decoder without disturbing it
-        nn.init.zeros_(self.output.bias)
+        for weights in self.output.parameters():
+            nn.init.zeros_(weights)  # joins a trained decoder without disturbing it
 
     def forward(self, probabilities: Tensor, lengths: Tensor) -> Tensor:
         """Turn probabilities (B, S, labels a frame · P) into (B, S, D), zero on padding."""
@@ -225,8 +219,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, encoder_width: int, frame_seconds: float) -> None:
         super().__init__()
         width = config.attention_width
-        self.kind = config.attention
-        self.heads = config.attention_heads
+        self.kind, self.heads = config.attention, config.attention_heads
         self.frame_seconds = frame_seconds
         self.output_width = width
         self.query = nn.Linear(config.decoder_width, width)
@@ -391,8 +384,7 @@ class Decoder(nn.Module):
         else:
             positions = state.position + torch.arange(hidden.shape[1], device=hidden.device)
             context, weights = self.attention(rows, positions, state)
-        shape = hidden.shape[:2]
-        return context.reshape(*shape, -1), weights.reshape(*shape, -1)
+        return context.reshape(*hidden.shape[:2], -1), weights.reshape(*hidden.shape[:2], -1)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Read one character (N,) a row; return log-probs (N, V) of the next, and the state."""
@@ -416,18 +408,14 @@ class SpeechModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config, num_mels)
-        self.vocab_size = vocab_size
-        self.ctc_head = nn.Linear(
-            self.encoder.output_width, vocab_size * config.ctc_labels_per_frame
-        )
+        width, labels = self.encoder.output_width, config.ctc_labels_per_frame
+        self.ctc_head = nn.Linear(width, vocab_size * labels)
         self.phone_head: nn.Linear | None = None
-        if config.phone_labels:
-            self.phone_head = nn.Linear(
-                self.encoder.output_width, config.phone_labels * config.ctc_labels_per_frame
-            )
         self.phone_reader: PhoneReader | None = None
-        if config.phone_labels and config.phone_reader_width:
-            self.phone_reader = PhoneReader(config, self.encoder.output_width)
+        if config.phone_labels:
+            self.phone_head = nn.Linear(width, config.phone_labels * labels)
+            if config.phone_reader_width:
+                self.phone_reader = PhoneReader(config, width)
         frame_seconds = shift_seconds * self.encoder.subsampling
         self.decoder = Decoder(config, self.encoder, vocab_size, frame_seconds)
 
@@ -436,9 +424,8 @@ class SpeechModel(nn.Module):
         encoded: EncoderOutput = self.encoder(features, feature_lengths)
         if self.phone_reader is None:
             return encoded
-        log_probs, _ = self.phone_log_probs(encoded)
-        # Phones answer for themselves alone: the decoder's loss does not reach them.
-        heard = log_probs.detach().exp()
+        # Detached: the decoder's loss does not reach the phones.
+        heard = self.phone_log_probs(encoded)[0].detach().exp()
         heard = heard.unflatten(1, (-1, self.config.ctc_labels_per_frame)).flatten(2)
         return replace(encoded, phones_read=self.phone_reader(heard, encoded.encoder_out_lengths))
 

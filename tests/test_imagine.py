@@ -95,7 +95,7 @@ def test_a_word_without_a_sound_is_silence() -> None:
 
 def build() -> JointLoss:
     torch.manual_seed(1)
-    return JointLoss(SpeechModel(CONFIG, 8, len(TOKENIZER)), TrainConfig(label_smoothing=0))
+    return JointLoss(SpeechModel(CONFIG, 8, TOKENIZER.size), TrainConfig(label_smoothing=0))
 
 
 def test_a_decoder_learns_to_spell_from_text_alone() -> None:
