@@ -319,11 +319,15 @@ def load_model(
     """
     from pathlib import Path
 
+    from asr.word_parts import start_loading
+
+    folder = None if directory is None else Path(directory)
+    words = start_loading(folder)  # before torch is imported, which takes longer
+
     from asr import checkpoint
     from asr.options import choose_device
 
-    folder = None if directory is None else Path(directory)
-    bundle = checkpoint.load_model(folder, choose_device(device))
+    bundle = checkpoint.load_model(folder, choose_device(device), words=words)
     return Recognizer(bundle, search, batch_seconds=batch_seconds)
 
 
