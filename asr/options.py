@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from asr.arguments import number, positive
+from asr.memory import map_large_blocks
 
 if TYPE_CHECKING:
     from asr.checkpoint import ModelBundle
@@ -204,6 +205,7 @@ def _load(args: argparse.Namespace, language_model: bool) -> ModelBundle:
     """Load the model; what needs no torch, while that is imported."""
     from asr.word_parts import start_loading
 
+    map_large_blocks()
     words = start_loading(args.model) if language_model else None
 
     import torch
