@@ -8,6 +8,7 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +27,15 @@ from asr.lm import CharNgramLM
 from asr.model import SpeechModel
 from asr.quantize import dequantize, quantize
 from asr.tokenizer import CharTokenizer
+from asr.vocabulary import Vocabulary
 from asr.word_decoder import WordDecoder
 from asr.word_lm import WordNgramLM
+from asr.word_parts import DEFAULT_MODEL as DEFAULT_MODEL
+from asr.word_parts import LEXICON as LEXICON
+from asr.word_parts import WORD_MODEL as WORD_MODEL
+from asr.word_parts import WordParts
 
 LANGUAGE_MODEL, CONFIDENCE = "lm.safetensors", "confidence.json"
-LEXICON, WORD_MODEL = "lexicon.safetensors", "words.safetensors"
-DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
 WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
 MODEL_FILES = (
     CONFIG, TOKENIZER, WEIGHTS, LANGUAGE_MODEL, CONFIDENCE, LEXICON, WORD_MODEL,
@@ -56,6 +60,7 @@ class ModelBundle:
         confidence: Says how sure its words are, if it was fitted.
         lexicon: Pronunciations, if it was trained with them.
         word_model: The language model of whole words, if it has one.
+        vocabulary: What a search for whole words finds, if there are lexicon and word model.
     """
 
     model: SpeechModel
@@ -67,13 +72,16 @@ class ModelBundle:
     confidence: ConfidenceModel | None = None
     lexicon: Lexicon | None = None
     word_model: WordNgramLM | None = None
+    vocabulary: Vocabulary | None = None
 
     @cached_property
     def word_decoder(self) -> WordDecoder | None:
         """Searches for whole words, if there are a lexicon and a language model of words."""
         if self.lexicon is None or self.word_model is None:
             return None
-        return WordDecoder(self.lexicon, self.word_model, self.tokenizer, self.language_model)
+        return WordDecoder(
+            self.lexicon, self.word_model, self.tokenizer, self.language_model, self.vocabulary
+        )
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +99,11 @@ def build_model(config: Config) -> tuple[SpeechModel, LogMel, CharTokenizer]:
 
 
 def load_model(
-    directory: str | Path | None = None, device: str = "cpu", *, language_model: bool = True
+    directory: str | Path | None = None,
+    device: str = "cpu",
+    *,
+    language_model: bool = True,
+    words: Future[WordParts] | None = None,
 ) -> ModelBundle:
     """Read a model directory.
 
@@ -100,6 +112,8 @@ def load_model(
         device: Where its weights go.
         language_model: Load the language models and the lexicon as well, if there are any;
             greedy search needs none.
+        words: What `asr.word_parts.start_loading` of the same directory returned, where it was
+            started before torch was imported.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit the
@@ -111,21 +125,39 @@ def load_model(
             raise CheckpointError(f"{folder}: found no {name}, wanted a model directory")
     try:
         config = config_from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-        tokenizer = CharTokenizer.load(folder / TOKENIZER)
-        weights = dequantize(load_file(folder / WEIGHTS))
+        model, features, tokenizer = _load_network(folder, config)
         confidence = _load_if_there(ConfidenceModel, folder / CONFIDENCE)
-        text_model = lexicon = word_model = None
+        text_model, parts = None, WordParts()
         if language_model:
-            lexicon = _load_if_there(Lexicon, folder / LEXICON)
             text_model = _load_if_there(CharNgramLM, folder / LANGUAGE_MODEL)
-            word_model = _load_if_there(WordNgramLM, folder / WORD_MODEL)
+            parts = WordParts.load(folder) if words is None else words.result()
+    except CheckpointError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: damaged model directory: {error}") from error
-    if lexicon is not None and lexicon.num_labels != config.model.phone_labels:
+    if parts.lexicon is not None and parts.lexicon.num_labels != config.model.phone_labels:
         raise CheckpointError(
-            f"{folder}: {LEXICON} has {len(lexicon.phones)} phones, the network in {CONFIG} "
+            f"{folder}: {LEXICON} has {len(parts.lexicon.phones)} phones, the network in {CONFIG} "
             f"{max(0, config.model.phone_labels - 1)}"
         )
+    return ModelBundle(
+        model.to(device).eval(),
+        features.to(device),
+        tokenizer,
+        config,
+        folder,
+        text_model,
+        confidence,
+        parts.lexicon,
+        parts.model,
+        parts.vocabulary,
+    )
+
+
+def _load_network(folder: Path, config: Config) -> tuple[SpeechModel, LogMel, CharTokenizer]:
+    """Return the network, features and tokenizer of a model directory."""
+    tokenizer = CharTokenizer.load(folder / TOKENIZER)
+    weights = dequantize(load_file(folder / WEIGHTS))
     model, features, built = build_model(config)
     if built.alphabet != tokenizer.alphabet:
         raise CheckpointError(
@@ -136,17 +168,7 @@ def load_model(
     _check_weights(folder / WEIGHTS, weights, wanted)
     for name, tensor in wanted.items():
         tensor.data.copy_(weights[name])
-    return ModelBundle(
-        model.to(device).eval(),
-        features.to(device),
-        tokenizer,
-        config,
-        folder,
-        text_model,
-        confidence,
-        lexicon,
-        word_model,
-    )
+    return model, features, tokenizer
 
 
 class _Loadable(Protocol):

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from asr.language_model import LanguageModelError as LanguageModelError
 from asr.tokenizer import SPECIAL_TOKENS, CharTokenizer
 
 BITS = 5  # a packed character; 0 means none
@@ -31,10 +32,6 @@ MAX_LOG_BACKOFF = 4.0  # back-off weights are stored below it: pruning can lift 
 
 
 Array = np.ndarray[Any, Any]
-
-
-class LanguageModelError(ValueError):
-    """A language model's file is missing, damaged or for another alphabet."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +66,16 @@ class CharNgramLM:
                 "characters with a space among them"
             )
         self.alphabet = alphabet
-        self.tables = tables
         # All tables as one, sorted by length and code, so that a look-up is a single search. In
         # NumPy: a step of a search looks up a handful, where calls are what costs.
         keys = [self._key(n, table.codes) for n, table in enumerate(tables)]
+        self._sizes = [len(table.codes) for table in tables]
         self._keys = torch.cat(keys).numpy()
         self._followers = torch.cat([table.followers for table in tables]).numpy()
         self._backoff = torch.cat([table.backoff for table in tables]).numpy()
         self._log_probs = torch.cat([table.log_probs for table in tables]).numpy()
-        counts = np.bitwise_count(self._followers).astype(np.int64)
-        self._offsets = counts.cumsum() - counts
+        counts = np.bitwise_count(self._followers)
+        self._offsets = counts.cumsum(dtype=np.int32) - counts
         self._lengths = np.arange(len(tables), dtype=np.int64)
         self._masks = (1 << (BITS * self._lengths)) - 1
         self._uniform = np.float32(-math.log(len(alphabet)))
@@ -90,14 +87,31 @@ class CharNgramLM:
         return codes + (length << _LENGTH_SHIFT)
 
     @property
+    def tables(self) -> list[Contexts]:
+        """Contexts of 0, 1, 2, … characters; made anew, lest they be in memory twice."""
+        tables = []
+        ends = np.cumsum(self._sizes)
+        for length, (size, end) in enumerate(zip(self._sizes, ends, strict=True)):
+            rows = slice(end - size, end)
+            stop = self._offsets[end] if end < ends[-1] else self.num_ngrams
+            columns = (
+                self._keys[rows] - (length << _LENGTH_SHIFT),
+                self._followers[rows],
+                self._backoff[rows],
+                self._log_probs[self._offsets[end - size] : stop],
+            )
+            tables.append(Contexts(*map(torch.from_numpy, columns)))
+        return tables
+
+    @property
     def max_context(self) -> int:
         """Number of characters before that can matter."""
-        return len(self.tables) - 1
+        return len(self._sizes) - 1
 
     @property
     def num_ngrams(self) -> int:
         """Stored probabilities."""
-        return sum(len(table.log_probs) for table in self.tables)
+        return len(self._log_probs)
 
     def _bits(self, followers: Tensor) -> Tensor:
         """Return (C, A) integers, 1 where a character's probability is stored."""
@@ -118,7 +132,7 @@ class CharNgramLM:
 
     def look_up(self, codes: Array) -> Array:
         """Do what `log_probs` does, with arrays."""
-        levels = len(self.tables)
+        levels = len(self._sizes)
         keys = self._key(self._lengths, codes[:, None] & self._masks)  # (N, levels)
         place = np.minimum(self._keys.searchsorted(keys), len(self._keys) - 1)
         found = self._keys[place] == keys
@@ -170,12 +184,13 @@ class CharNgramLM:
         Every context of n characters must itself be a stored n-gram.
         """
         tensors: dict[str, Tensor] = {}
-        for length, table in enumerate(self.tables):
+        tables = self.tables
+        for length, table in enumerate(tables):
             row, letters = self._bits(table.followers).nonzero(as_tuple=True)
             ngrams = (table.codes[row] << BITS) | (letters + 1)
             children = torch.zeros(len(ngrams), dtype=torch.uint8)
             if length < self.max_context:
-                longer = self.tables[length + 1]
+                longer = tables[length + 1]
                 place = torch.searchsorted(ngrams, longer.codes).clamp(max=len(ngrams) - 1)
                 assert torch.equal(ngrams[place], longer.codes), "a context is not an n-gram"
                 children[place] = self._bits(longer.followers).sum(dim=1).to(torch.uint8)

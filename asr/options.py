@@ -5,10 +5,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from asr.arguments import number, positive
+from asr.memory import map_large_blocks
 
 if TYPE_CHECKING:
     from asr.checkpoint import ModelBundle
@@ -160,18 +164,13 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
     Raises:
         ValueError: There is no such model or device.
     """
-    import torch
-
-    from asr.checkpoint import load_model
-
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     check_arguments(args)
     of_beam = _beam_options(args)
     chosen = {name: getattr(args, name) for name in of_beam}
     preset: dict[str, Any] = args.preset.search if args.preset else {}
     is_greedy = (args.method or preset.get("method")) in ("greedy", "ctc")
-    bundle = load_model(args.model, choose_device(args.device), language_model=not is_greedy)
+    with _without_collector():
+        bundle = _load(args, language_model=not is_greedy)
     search = bundle.config.search
     if args.preset and args.preset.words and search.method == "words" and args.method != "beam":
         preset = args.preset.words
@@ -200,6 +199,40 @@ def load_from_arguments(args: argparse.Namespace) -> tuple[ModelBundle, SearchCo
     if search.method == "words" and bundle.word_decoder is not None and search.hotwords:
         bundle.word_decoder.vocabulary_for(search)  # what cannot be said is refused at once
     return bundle, search
+
+
+def _load(args: argparse.Namespace, language_model: bool) -> ModelBundle:
+    """Load the model; what needs no torch, while that is imported."""
+    from asr.word_parts import start_loading
+
+    map_large_blocks()
+    words = start_loading(args.model) if language_model else None
+
+    import torch
+
+    from asr.checkpoint import load_model
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    device = choose_device(args.device)
+    return load_model(args.model, device, language_model=language_model, words=words)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Leave Python's garbage collector out, and what is made meanwhile for ever out of its sight.
+
+    A million objects come with torch and stay to the end of the program. To go through them again
+    and again while they come, and once more when it ends, costs a tenth of its time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 def choose_device(name: str) -> str:

@@ -24,13 +24,13 @@ as their batch is done: memory does not grow with the length of a recording, nor
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, overload
 
+from asr.memory import map_large_blocks, return_freed_memory
 from asr.pieces import BATCH_SECONDS, recognize
 from asr.transcript import Segment, Transcript
 
@@ -277,7 +277,7 @@ class Recognizer:
             )
         jobs[:] = [job for job in jobs if not job.finished]
         if pieces:
-            _return_freed_memory()
+            return_freed_memory()
 
     def _is_speech(self, segment: Segment) -> bool:
         """Tell whether a segment has text, and enough of it for what was taken for speech."""
@@ -319,22 +319,17 @@ def load_model(
     """
     from pathlib import Path
 
+    from asr.word_parts import start_loading
+
+    map_large_blocks()
+    folder = None if directory is None else Path(directory)
+    words = start_loading(folder)  # before torch is imported, which takes longer
+
     from asr import checkpoint
     from asr.options import choose_device
 
-    folder = None if directory is None else Path(directory)
-    bundle = checkpoint.load_model(folder, choose_device(device))
+    bundle = checkpoint.load_model(folder, choose_device(device), words=words)
     return Recognizer(bundle, search, batch_seconds=batch_seconds)
-
-
-def _return_freed_memory() -> None:
-    """Give what is free back to the system, where the C library is glibc.
-
-    Batches of ever other lengths leave holes between what is in use; after three hours of sound
-    the process had 1.9 GB instead of 1.1.
-    """
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_one(sound: Any) -> bool:

@@ -44,12 +44,14 @@ class WordDecoder:
         model: Which words follow which.
         tokenizer: Of the network.
         spelling: How words are spelled, for those that `model` does not know.
+        known: The vocabulary of `model`, if it was made already.
     """
 
     lexicon: Lexicon
     model: WordNgramLM
     tokenizer: CharTokenizer
     spelling: CharNgramLM | None = None
+    known: Vocabulary | None = None
 
     def __call__(
         self,
@@ -112,7 +114,7 @@ class WordDecoder:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """All words of the language model."""
-        return Vocabulary.of_model(self.lexicon, self.model)
+        return self.known or Vocabulary.of_model(self.lexicon, self.model)
 
     def _weigh(
         self, network: SpeechModel, encoded: EncoderOutput, log_probs: Tensor,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from asr.lm import LanguageModelError
+from asr.language_model import LanguageModelError
 
 WORD_BITS = 20  # a packed word; 0 means none
 MAX_HISTORY = 3  # words that a packed history keeps
@@ -246,30 +246,36 @@ def _build_tables(column: dict[str, Array]) -> WordTables:
     size, total = len(unigrams), int(children.sum(dtype=np.int64))
     if len(children) < size or total != len(distances) or int(children.min()) < 0:
         raise ValueError(f"found {len(distances)} n-grams for {len(children)} contexts")
-    words = np.arange(size + total, dtype=np.int32)
-    _add_up(children, distances, words[size:])
     backoffs = np.full(len(children), NO_BACKOFF, np.uint8)
-    backoffs[np.flatnonzero(children)] = column["backoffs"]
+    inner = np.flatnonzero(children)
+    backoffs[inner] = column["backoffs"]
     starts = np.empty(len(children) + 1, np.int32)
     starts[0] = size
-    np.cumsum(children, out=starts[1:])
+    np.cumsum(children, dtype=np.int32, out=starts[1:])
     starts[1:] += np.int32(size)
+    words = _add_up(distances, starts[inner] - size, size)
     steps = np.concatenate([np.zeros(size, np.uint8), column["steps"]])
     return WordTables(unigrams, words, steps, starts, backoffs)
 
 
-@njit(cache=True, nogil=True)
 def _add_up(
-    children: NDArray[np.int32], distances: NDArray[np.int32], words: NDArray[np.int32]
-) -> None:
-    """Set each context's followers from their distances."""
-    place = 0
-    for number in children:
-        word = 0
-        for _ in range(number):
-            word += distances[place]
-            words[place] = word
-            place += 1
+    distances: NDArray[np.int32], firsts: NDArray[np.int32], size: int
+) -> NDArray[np.int32]:
+    """Return the words of all nodes: of the unigrams, and of followers from their distances.
+
+    Args:
+        distances: (N,) from each follower to the next.
+        firsts: Places in it where the followers of a context begin.
+        size: Unigrams.
+    """
+    words = np.arange(size + len(distances), dtype=np.int32)
+    followers = words[size:]
+    # A sum over everything, less what it was before each context; should it be too large for 32
+    # bits, the difference is right all the same. Compiled code would have to be fetched first.
+    np.cumsum(distances, dtype=np.int32, out=followers)
+    before = np.where(firsts > 0, followers[firsts - 1], np.int32(0))
+    followers -= np.repeat(before, np.diff(firsts, append=np.int32(len(distances))))
+    return words
 
 
 def _check(num_words: int, tables: WordTables) -> None:

@@ -16,15 +16,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numba import njit
-from torch import Tensor
 
 from asr.prefix_tree import Array, TreeTables
 from asr.vocabulary import EntryTables, Vocabulary
 from asr.word_lm import WordNgramLM, WordTables, append_word, shorten_history, word_log_prob
+
+if TYPE_CHECKING:  # it can be prepared before torch is there
+    from torch import Tensor
 
 _NOTHING = -1e9  # a log-probability
 _RARE = -8.0  # a phone below this log-probability is not followed
@@ -307,6 +309,17 @@ def _search(
         if beam.history[last_one]:  # that nothing was said is no sentence
             scores[i] += weights.lm * word_log_prob(words, beam.context[last_one], end)
     return scores, beam.history[ended], parents, last
+
+
+def prepare_search(vocabulary: Vocabulary, model: WordNgramLM) -> None:
+    """Compile the search, or fetch it from Numba's cache, before there is anything to search in.
+
+    Others that want to search meanwhile wait, as Numba does one thing at a time.
+    """
+    _search(
+        np.zeros((0, 1)), vocabulary.forest.tables, vocabulary.roots, vocabulary.entries,
+        model.tables, model.start_history, model.end_id, Weights(1.0, 0.0, 0.0, 1, 1.0, 1),
+    )  # fmt: skip
 
 
 def search_words(

@@ -13,17 +13,17 @@ PROJECT = Path(__file__).parents[1]
 PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
-    -2: "headers media names raw g2p texts",  # formats and names of files
+    -2: "headers media names raw g2p texts memory",  # formats and names of files
     -1: "sndfile lexicon",
     0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
-    "arguments score screen quantize prefix_tree",
+    "arguments score screen quantize prefix_tree language_model",
     1: "manifest optimize features augment breakdown model search archive batch vad ctc hotwords "
     "subtitles inputs imagine",
     2: "crf lm index pool segment align report outputs stepper rescore",
     3: "confidence dataset loss monitor shards picture word_lm",
     4: "vocabulary hotword_bonuses",
     5: "word_search",
-    6: "word_decoder",
+    6: "word_decoder word_parts",
     7: "decode",
     8: "checkpoint",
     9: "validate finetune probe run_report dry_run pieces options stream export",
