@@ -17,7 +17,7 @@ _MAPPED_BYTES = 4 << 20  # blocks from this size on
 
 
 def map_large_blocks() -> None:
-    """Take large blocks from the system one by one, from now on and in the whole process."""
+    """Take large blocks from the system one by one, in the whole process: for programs only."""
     with suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
         library.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, overload
 
-from asr.memory import map_large_blocks, return_freed_memory
+from asr.memory import return_freed_memory
 from asr.pieces import BATCH_SECONDS, recognize
 from asr.transcript import Segment, Transcript
 
@@ -321,7 +321,6 @@ def load_model(
 
     from asr.word_parts import start_loading
 
-    map_large_blocks()
     folder = None if directory is None else Path(directory)
     words = start_loading(folder)  # before torch is imported, which takes longer
 

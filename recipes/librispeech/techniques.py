@@ -113,6 +113,7 @@ def variants_of(method: SearchMethod) -> tuple[Variant, ...]:
 
 
 BASE = Technique("base", "the base")
+LEXICON = "data.lexicon=asr/models/default/lexicon.safetensors"
 TECHNIQUES = (
     Technique(
         "no_spec_augment", "without SpecAugment",
@@ -136,7 +137,14 @@ TECHNIQUES = (
     ),
     Technique(
         "phones", "with a second CTC head over phones",
-        ("data.lexicon=asr/models/default/lexicon.safetensors",),
+        (LEXICON,),
+    ),
+    Technique(
+        "phones_ctc", "the same by CTC instead of the random field",
+        (LEXICON, "train.phone_loss=ctc"),
+    ),
+    Technique(
+        "phone_reader", "phones that the decoder sees", (LEXICON, "model.phone_reader_width=128")
     ),
     Technique("no_label_smoothing", "without label smoothing", ("train.label_smoothing=0",)),
     Technique("no_ema", "without averaged weights", ("train.ema_decay=0",)),
