@@ -38,12 +38,12 @@ PRESETS = {
     "greedy": Preset({"method": "greedy"}, None, "the same as --method greedy"),
     "fast": Preset(
         {"method": "beam", "beam_size": 4, "ctc_weight": 1.0},
-        {"method": "words", "beam_size": 100, "rescore": 0},
-        "less time, more errors: a smaller beam, and the decoder has no say",
+        {"method": "words", "beam_size": 150, "rescore": 0},
+        "less time, more errors: a smaller beam",
     ),
     "accurate": Preset(
         {"method": "beam", "beam_size": 40},
-        {"method": "words", "beam_size": 600, "hearings": 2, "rescore": 40},
+        {"method": "words", "beam_size": 1500, "hearings": 2},
         "fewer errors, twice the time: a larger beam, and everything is heard twice",
     ),
 }
@@ -63,8 +63,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--method",
         choices=("words", "beam", "greedy", "ctc"),
-        help="words searches for the words of a large vocabulary and lets the decoder choose among "
-        "the best texts, beam spells by CTC and the decoder along several paths, greedy follows "
+        help="words searches for the words of a large vocabulary by their phones, beam spells by "
+        "CTC and the decoder along several paths, greedy follows "
         "the decoder alone, ctc takes the best of each moment (default: what the model was "
         "tuned for)",
     )
