@@ -414,7 +414,7 @@ class SpeechModel(nn.Module):
         self.phone_reader: PhoneReader | None = None
         if config.phone_labels:
             self.phone_head = nn.Linear(width, config.phone_labels * labels)
-            if config.phone_reader_width:
+            if config.phone_reader_width and config.attention != "none":
                 self.phone_reader = PhoneReader(config, width)
         frame_seconds = shift_seconds * self.encoder.subsampling
         self.decoder = Decoder(config, self.encoder, vocab_size, frame_seconds)

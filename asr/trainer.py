@@ -112,6 +112,8 @@ class Trainer:
         if config.train.freeze:
             self.messages.append(freeze(model, config.train.freeze))
         self.model, self.features = model.to(device), self.features.to(device)
+        paths = config.data.spoken_texts if model.phone_reader else ()
+        self.texts = TextReader(paths, self.tokenizer) if paths else None
         decay = config.train.ema_decay
         self.average = AveragedModel(
             self.model,
@@ -172,9 +174,6 @@ class Trainer:
             distributed.rank(), distributed.world_size(), pin=self.device.type == "cuda",
         )  # fmt: skip
         self.dev_set = load_dev_set(data, self.tokenizer, rate)
-        reads = self.config.model.phone_labels and self.config.model.phone_reader_width
-        paths = data.spoken_texts if reads else ()
-        self.texts = TextReader(paths, self.tokenizer) if paths else None
 
     def _restore(self) -> None:
         state, warning = load_state(self.state_path)
@@ -290,7 +289,7 @@ class Trainer:
     def _imagine(self, chance: random.Random) -> Imagined | None:
         """Return texts as if heard, for a decoder that reads phones."""
         head = self.model.phone_head
-        if not self.texts or not self.lexicon or head is None:
+        if not (self.texts and self.lexicon and head and self.uses_decoder(self.progress.step)):
             return None
         labels = self.config.model.ctc_labels_per_frame
         pieces = self.texts.draw(self.config.train.text_characters, chance)

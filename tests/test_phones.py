@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -167,3 +168,32 @@ def test_a_missing_lexicon_is_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "none.txt" in error
+
+
+def test_a_run_learns_from_texts_and_goes_on_from_them(
+    configure: Configure, lexicon: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("ab cab\nd ba a\n" * 20, encoding="utf-8")
+    config = with_lexicon(configure(max_steps=3, ctc_only_steps=1, log_every=1), lexicon)
+    config = replace(
+        config,
+        data=replace(config.data, spoken_texts=(str(text),)),
+        model=replace(config.model, phone_reader_width=8),
+        train=replace(config.train, text_characters=60),
+    )
+    run(config)
+    log = (Path(config.train.output_dir) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    losses = [row["text"] for row in map(json.loads, log) if row["kind"] == "train"]
+    assert losses[0] == 0 and losses[1] > 0  # nothing while the decoder waits
+    bundle = load_model(Path(config.train.output_dir) / "last")
+    assert bundle.model.phone_reader is not None
+    assert bundle.model.phone_reader.output.weight.any()
+    again = replace(
+        config.train, max_steps=4, init_from=str(bundle.directory), output_dir=f"{tmp_path}/b"
+    )
+    without = replace(config, train=again, data=replace(config.data, spoken_texts=()))
+    run(without)
+    missing = replace(config.data, spoken_texts=(f"{tmp_path}/none.txt",))
+    with pytest.raises(ValueError, match="data.spoken_texts: .*none.txt"):
+        Trainer(replace(config, data=missing), CPU)
