@@ -38,13 +38,13 @@ PRESETS = {
     "greedy": Preset({"method": "greedy"}, None, "the same as --method greedy"),
     "fast": Preset(
         {"method": "beam", "beam_size": 4, "ctc_weight": 1.0},
-        {"method": "words", "beam_size": 150, "rescore": 0},
+        {"method": "words", "beam_size": 200, "rescore": 0},
         "less time, more errors: a smaller beam",
     ),
     "accurate": Preset(
         {"method": "beam", "beam_size": 40},
-        {"method": "words", "beam_size": 1500, "hearings": 2},
-        "fewer errors, twice the time: a larger beam, and everything is heard twice",
+        {"method": "words", "beam_size": 3000},
+        "fewer errors, twice the time: a larger beam",
     ),
 }
 

@@ -30,7 +30,7 @@ from asr.vocabulary import Vocabulary
 from asr.word_lm import WordNgramLM
 from asr.word_search import Weights, WordHypothesis, search_words
 
-_MARGIN = 14.0  # nats behind the best at which a hypothesis is given up
+_MARGIN = 12.5  # nats behind the best at which a hypothesis is given up
 _ALIKE = 1  # hypotheses kept of those that only differ in words long past
 _NATS_A_CHARACTER = 2.0  # of an unknown word's spelling, where no character model is there
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # it can be prepared before torch is there
     from torch import Tensor
 
 _NOTHING = -1e9  # a log-probability
-_RARE = -8.0  # a phone below this log-probability is not followed
+_RARE = -6.5  # a phone below this log-probability is not followed
 _SURE = -0.05  # a frame whose blank is above this is nothing but blank
 _GROWTH = 48  # hypotheses that may come of each in a frame, about; later ones are left out
 _TABLE_BITS = 16  # of the hash tables of a frame's hypotheses

@@ -83,6 +83,10 @@ VARIANTS = (
     ),
     Variant("no_second_pass", "nothing weighed again", {"rescore": 0}, of_method=WORDS),
     Variant(
+        "second_pass", "the 10 best weighed again by decoder and CTC over characters",
+        {"rescore": 10}, of_method=WORDS,
+    ),
+    Variant(
         "second_pass_ctc", "weighed again by CTC over characters alone", {"ctc_weight": 1.0},
         of_method=WORDS,
     ),
@@ -90,6 +94,7 @@ VARIANTS = (
         "second_pass_decoder", "weighed again by the decoder alone", {"ctc_weight": 0.0},
         of_method=WORDS,
     ),
+    Variant("heard_twice", "heard twice, a label apart", {"hearings": 2}, of_method=WORDS),
     Variant("no_length_bonus", "without length bonus", {"length_bonus": 0.0}, of_method=CHARACTERS),
     Variant("no_ctc", "without CTC (weight 0)", {"ctc_weight": 0.0}, of_method=CHARACTERS),
     Variant(
@@ -137,22 +142,20 @@ TECHNIQUES = (
     ),
     Technique(
         "phones", "with a second CTC head over phones",
-        (LEXICON,),
+        (LEXICON, "model.phone_reader_width=0"),
     ),
     Technique(
         "phones_ctc", "the same by CTC instead of the random field",
-        (LEXICON, "train.phone_loss=ctc"),
+        (LEXICON, "model.phone_reader_width=0", "train.phone_loss=ctc"),
     ),
-    Technique(
-        "phone_reader", "phones that the decoder sees", (LEXICON, "model.phone_reader_width=128")
-    ),
+    Technique("phone_reader", "phones that the decoder sees too", (LEXICON,)),
     Technique("no_label_smoothing", "without label smoothing", ("train.label_smoothing=0",)),
     Technique("no_ema", "without averaged weights", ("train.ema_decay=0",)),
     Technique(
         "no_dropout", "without dropout", ("model.encoder_dropout=0", "model.decoder_dropout=0")
     ),
     Technique(
-        "dropout_0.3", "dropout 0.3", ("model.encoder_dropout=0.3", "model.decoder_dropout=0.3")
+        "dropout_0.2", "dropout 0.2", ("model.encoder_dropout=0.2", "model.decoder_dropout=0.2")
     ),
     Technique("gru", "GRU instead of LSTM", ("model.encoder_cell=gru",)),
     # 32 channels of 20 bands are as wide for the first recurrent layer as 64 of 10.

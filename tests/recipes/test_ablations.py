@@ -94,7 +94,15 @@ def test_every_variant_is_another_search(default: SearchConfig) -> None:
 
 def test_every_search_has_the_variants_that_mean_something_to_it() -> None:
     used = {  # settings that a method looks at
-        "words": {"lm_weight", "word_bonus", "blank_penalty", "rescore", "ctc_weight", "beam_size"},
+        "words": {
+            "lm_weight",
+            "word_bonus",
+            "blank_penalty",
+            "rescore",
+            "ctc_weight",
+            "hearings",
+            "beam_size",
+        },
         "beam": {"lm_weight", "length_bonus", "ctc_weight", "beam_size"},
     }
     for method, names in (("words", used["words"]), ("beam", used["beam"])):
@@ -362,7 +370,7 @@ def test_training_is_judged_and_goes_on_where_it_stood(
     page = folder / "made" / PAGE
     assert row(page, "GRU instead of LSTM")[1].count("(") == 2
     assert row(page, "without CTC loss, hence without guided attention")[1] == "–"
-    assert row(page, "dropout 0.3")[1:] == ["not run"] * 6
+    assert row(page, "dropout 0.2")[1:] == ["not run"] * 6
     # Nothing is trained or judged again; a run that was stopped goes on from its state.
     assert ablations.main(tones) == 0 and len(calls) == 3
     assert read(folder / "made" / FIGURES / TRAINING)["techniques"] == known

@@ -109,4 +109,4 @@ def test_errors_are_one_line_and_nothing_is_written(
 def test_every_configuration_learns_the_phones_of_the_shipped_lexicon(path: Path) -> None:
     config = load_config(path)
     assert REPOSITORY / config.data.lexicon == DEFAULT_MODEL / "lexicon.safetensors"
-    assert (config.train.phone_weight, config.train.phone_loss) == (1.0, "crf")
+    assert config.train.phone_weight >= 1 and config.train.phone_loss == "crf"
