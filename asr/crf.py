@@ -38,7 +38,6 @@ def label_trigram(texts: Iterable[Sequence[int]], num_labels: int) -> Tensor:
         before its first label and behind its last.
     """
     shape = (num_labels,) * 3
-    counts = torch.zeros(shape, dtype=torch.float64)
     keys: list[int] = []
     for text in texts:
         padded = (0, 0, *text, 0)

@@ -131,7 +131,8 @@ def decode_batch(
     model.eval()
     try:
         if encoded is None:
-            encoded = model.encode(*features(waveform, num_samples))
+            decodes = _runs_decoder(search) or (words and confidence is not None)
+            encoded = model.encode(*features(waveform, num_samples), decodes)
         seconds = num_samples / features.config.sample_rate
         # One more, so that even the shortest sound may be a character.
         max_tokens = (seconds * search.max_chars_per_second).long() + 1
@@ -140,7 +141,7 @@ def decode_batch(
             if search.hearings == 2:
                 delay = round(label_seconds(model, features) * features.config.sample_rate)
                 delayed = functional.pad(waveform, (delay, 0))
-                later = model.encode(*features(delayed, num_samples + delay))
+                later = model.encode(*features(delayed, num_samples + delay), False)
             found = word_decoder(model, encoded, search, later)
         else:
             found = _search(model, encoded, max_tokens, tokenizer, search, language_model)
@@ -160,6 +161,12 @@ def decode_batch(
         Recognition(text, heard, alternatives if search.nbest > 1 else ())
         for text, heard, alternatives in zip(texts, said, nbest, strict=True)
     ]
+
+
+def _runs_decoder(search: SearchConfig) -> bool:
+    if search.method == "words":
+        return search.rescore > 1
+    return search.method == "greedy" or (search.method == "beam" and search.ctc_weight < 1)
 
 
 def _alternatives(

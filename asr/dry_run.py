@@ -205,6 +205,7 @@ def print_network(model: SpeechModel) -> None:
         "front end": front_end,
         "encoder": encoder - front_end,
         "CTC head": count(model.ctc_head),
+        "phones": sum(count(part) for part in (model.phone_head, model.phone_reader) if part),
         "attention": attention,
         "decoder": decoder - attention,
         "all": count(model),

@@ -96,10 +96,8 @@ class TextReader:
     def _piece(self, chance: random.Random) -> str:
         if not self.lines:
             return ""
-        line = self.lines[
-            int(self.ends.searchsorted(chance.randrange(int(self.ends[-1])), "right"))
-        ]
-        words = line.split()
+        place = chance.randrange(int(self.ends[-1]))  # long lines are drawn more often
+        words = self.lines[int(self.ends.searchsorted(place, "right"))].split()
         start = chance.randrange(len(words))
         text = normalize_text(" ".join(words[start : start + chance.randint(2, 35)]))
         return text if all(c in self.tokenizer.alphabet for c in text) else ""

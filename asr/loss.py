@@ -115,7 +115,7 @@ class JointLoss(nn.Module):
             imagined: Texts as if heard, for a network with a reader of phones.
         """
         model = self.model
-        encoded = model.encode(features, feature_lengths)
+        encoded = model.encode(features, feature_lengths, with_decoder)
         log_probs, lengths = model.ctc_log_probs(encoded)
         ctc = ctc_loss(log_probs, lengths, tokens, token_lengths)  # (B,)
         ctc = ctc.masked_fill(~counts, 0.0).sum() / size.characters

@@ -419,10 +419,10 @@ class SpeechModel(nn.Module):
         frame_seconds = shift_seconds * self.encoder.subsampling
         self.decoder = Decoder(config, self.encoder, vocab_size, frame_seconds)
 
-    def encode(self, features: Tensor, feature_lengths: Tensor) -> EncoderOutput:
-        """Encode features (B, T, F) of lengths (B,) ≥ 1 frames."""
-        encoded: EncoderOutput = self.encoder(features, feature_lengths)
-        if self.phone_reader is None:
+    def encode(self, features: Tensor, lengths: Tensor, for_decoder: bool = True) -> EncoderOutput:
+        """Encode features (B, T, F) of lengths (B,) ≥ 1 frames, for CTC alone or both."""
+        encoded: EncoderOutput = self.encoder(features, lengths)
+        if self.phone_reader is None or not for_decoder:
             return encoded
         # Detached: the decoder's loss does not reach the phones.
         heard = self.phone_log_probs(encoded)[0].detach().exp()

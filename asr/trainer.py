@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,7 @@ class Trainer:
         if config.train.freeze:
             self.messages.append(freeze(model, config.train.freeze))
         self.model, self.features = model.to(device), self.features.to(device)
-        paths = config.data.spoken_texts if model.phone_reader else ()
-        self.texts = TextReader(paths, self.tokenizer) if paths else None
+        self.texts = self._open_texts()
         decay = config.train.ema_decay
         self.average = AveragedModel(
             self.model,
@@ -126,15 +126,26 @@ class Trainer:
         self.loss: nn.Module = self._loss_of_all_processes()
         self.probe = Probe(self.dev_set, config)
 
-    def _phone_trigram(self) -> Tensor | None:
-        """Return what phones are trained against, counted in the training texts."""
+    def _open_texts(self) -> TextReader | None:
+        if not self.config.data.spoken_texts:
+            return None
+        if self.model.phone_reader is None:
+            raise ValueError(
+                "data.spoken_texts: found texts for a decoder that sees no phones, wanted "
+                "model.phone_reader_width=128 or so, data.lexicon and attention"
+            )
+        return TextReader(self.config.data.spoken_texts, self.tokenizer)
+
+    @cached_property
+    def phone_trigram(self) -> Tensor | None:
+        """What phones are trained against, counted in the training texts."""
         if self.config.train.phone_loss == "ctc" or not self.lexicon:
             return None
         spoken = (self.lexicon.encode(text) for text in self.source.texts(TRIGRAM_TEXTS))
         return label_trigram(spoken, self.lexicon.num_labels).to(self.device)
 
     def _loss_of_all_processes(self) -> nn.Module:
-        loss = JointLoss(self.model, self.config.train, self._phone_trigram())
+        loss = JointLoss(self.model, self.config.train, self.phone_trigram)
         if distributed.world_size() == 1:
             return loss
         # Looking for weights without gradients costs time: only while the decoder waits.

@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.config import ModelConfig, TrainConfig
+from asr.config import FeatureConfig, ModelConfig, SearchConfig, TrainConfig
 from asr.ctc import greedy_decode
+from asr.decode import decode_batch, encode_batch
+from asr.features import LogMel
 from asr.imagine import TextReader, confusions, imagine
 from asr.lexicon import Lexicon
 from asr.loss import JointLoss
@@ -137,6 +139,29 @@ def test_phones_join_a_trained_decoder_without_disturbing_it() -> None:
     alone = loss.model.encode(features[1:2, :31], lengths[1:2])
     torch.testing.assert_close(alone.memory, encoded.memory[1:2, : alone.memory.shape[1]])
     assert not encoded.memory[2, int(encoded.encoder_out_lengths[2]) :].any()
+
+
+@pytest.mark.parametrize(
+    ("search", "words", "reads"),
+    [
+        (SearchConfig(method="ctc"), True, False),
+        (SearchConfig(method="beam", beam_size=2, ctc_weight=1.0), False, False),
+        (SearchConfig(method="beam", beam_size=2, ctc_weight=0.5), False, True),
+        (SearchConfig(method="greedy"), False, True),
+    ],
+)
+def test_phones_are_read_for_the_decoder_alone(
+    search: SearchConfig, words: bool, reads: bool
+) -> None:
+    model, features = build().model, LogMel(FeatureConfig(num_mels=8))
+    given = (torch.randn(2, 8000), torch.tensor([8000, 6000]))
+    asked = []
+    model.phone_reader.register_forward_hook(lambda *_: asked.append(True))
+    decode_batch(model, features, TOKENIZER, *given, search, words=words)
+    assert bool(asked) == reads
+    asked.clear()
+    encode_batch(model, features, *given)  # for whatever may come
+    assert asked
 
 
 def test_the_decoder_leaves_phones_to_their_own_loss_and_may_see_them_alone() -> None:

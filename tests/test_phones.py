@@ -194,6 +194,9 @@ def test_a_run_learns_from_texts_and_goes_on_from_them(
     )
     without = replace(config, train=again, data=replace(config.data, spoken_texts=()))
     run(without)
+    blind = replace(config, model=replace(config.model, phone_reader_width=0))
+    with pytest.raises(ValueError, match="data.spoken_texts: found .* wanted model.phone_reader"):
+        Trainer(blind, CPU)
     missing = replace(config.data, spoken_texts=(f"{tmp_path}/none.txt",))
     with pytest.raises(ValueError, match="data.spoken_texts: .*none.txt"):
         Trainer(replace(config, data=missing), CPU)
