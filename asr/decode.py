@@ -132,7 +132,8 @@ def decode_batch(
     try:
         if encoded is None:
             decodes = _runs_decoder(search) or (words and confidence is not None)
-            encoded = model.encode(*features(waveform, num_samples), decodes)
+            frames, counts = features(waveform, num_samples)
+            encoded = model.encode(frames, counts, decodes)
         seconds = num_samples / features.config.sample_rate
         # One more, so that even the shortest sound may be a character.
         max_tokens = (seconds * search.max_chars_per_second).long() + 1
@@ -141,7 +142,8 @@ def decode_batch(
             if search.hearings == 2:
                 delay = round(label_seconds(model, features) * features.config.sample_rate)
                 delayed = functional.pad(waveform, (delay, 0))
-                later = model.encode(*features(delayed, num_samples + delay), False)
+                frames, counts = features(delayed, num_samples + delay)
+                later = model.encode(frames, counts, for_decoder=False)
             found = word_decoder(model, encoded, search, later)
         else:
             found = _search(model, encoded, max_tokens, tokenizer, search, language_model)
