@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ class ManifestIndex(Sequence[Utterance]):
         self.config = config
         self.left_out: dict[str, int] = {}
         self._folders = [str(Path(manifest).parent) for manifest in manifests]
-        self._files: dict[int, BinaryIO] = {}
+        self._keep_files()
         starts, sizes, durations = array("q"), array("i"), array("d")
         ends = []
         for number in range(len(self.manifests)):
@@ -75,6 +76,10 @@ class ManifestIndex(Sequence[Utterance]):
                 start += len(line)
         except OSError as error:
             raise ManifestError(f"{name}: cannot be read ({error.strerror})") from error
+
+    def _keep_files(self) -> None:
+        self._files: dict[int, BinaryIO] = {}
+        weakref.finalize(self, _close_all, self._files)
 
     def _open(self, number: int) -> BinaryIO:
         if number not in self._files:
@@ -109,4 +114,13 @@ class ManifestIndex(Sequence[Utterance]):
         return self._parse(number, line, f"{self.manifests[number]}, byte {start}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+        return {name: value for name, value in self.__dict__.items() if name != "_files"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._keep_files()
+
+
+def _close_all(files: dict[int, BinaryIO]) -> None:
+    for file in files.values():
+        file.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -89,3 +90,14 @@ def test_a_manifest_may_be_replaced_but_not_changed_while_it_is_used(tmp_path: P
     Path(name).write_text("")
     with pytest.raises(ManifestError, match="m.jsonl, byte 0: is not JSON"):
         index[0]
+
+
+def test_its_files_are_closed_with_it(tmp_path: Path) -> None:
+    index = ManifestIndex([write_lines(tmp_path / "m.jsonl", "one")], DataConfig())
+    copy = pickle.loads(pickle.dumps(index))
+    files = [*index._files.values(), *(copy[:] and copy._files.values())]
+    cycle = {"index": index, "copy": copy}
+    cycle["cycle"] = cycle
+    del index, copy, cycle
+    gc.collect()
+    assert len(files) == 2 and all(file.closed for file in files)
