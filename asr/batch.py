@@ -32,6 +32,7 @@ class Batch:
         counts: (B,) bool, False where an utterance only stands in: every process must make
             every update, also one that has no utterance for it.
         indices: Which utterances of the data these are, -1 for silence that stands in.
+        ids: Names of these utterances, in the same order; empty if nobody asks for them.
         problems: What was wrong with what could not be read and is left out.
         phones: (B, P) phone ids of the texts, padded with 0; see `with_phones`.
         phone_lengths: (B,) phones.
@@ -43,6 +44,7 @@ class Batch:
     token_lengths: Tensor
     counts: Tensor
     indices: tuple[int, ...]
+    ids: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     phones: Tensor | None = None
     phone_lengths: Tensor | None = None
@@ -80,6 +82,7 @@ def make_batch(
     tokenizer: CharTokenizer,
     sample_rate: int,
     problems: Sequence[str] = (),
+    ids: Sequence[str] = (),
 ) -> Batch:
     """Pad utterances.
 
@@ -90,14 +93,15 @@ def make_batch(
         tokenizer: Turns texts into ids.
         sample_rate: Hz.
         problems: What is left out.
+        ids: Names of the utterances.
     """
     indices = tuple(index if index >= 0 else ~index for index in waveforms)
     counts = [index >= 0 for index in waveforms]
     sounds = list(waveforms.values())
     if not sounds:
-        sounds, texts, indices, counts = [torch.zeros(sample_rate)], [""], (-1,), [False]
-    ids = [tokenizer.encode(text or tokenizer.alphabet[0]) for text in texts]
-    tokens = [torch.tensor(i) for i in ids]
+        sounds, texts, ids = [torch.zeros(sample_rate)], [""], [""]
+        indices, counts = (-1,), [False]
+    tokens = [torch.tensor(tokenizer.encode(text or tokenizer.alphabet[0])) for text in texts]
     return Batch(
         waveform=pad_sequence(sounds, batch_first=True),  # (B, N)
         num_samples=torch.tensor([len(sound) for sound in sounds]),
@@ -105,6 +109,7 @@ def make_batch(
         token_lengths=torch.tensor([len(t) for t in tokens]),
         counts=torch.tensor(counts),
         indices=indices,
+        ids=tuple(ids),
         problems=tuple(problems),
     )
 

@@ -78,6 +78,9 @@ class AugmentConfig:
     """Changes made to training audio, drawn anew for every batch."""
 
     speed_factors: tuple[float, ...] = (0.9, 1.0, 1.1)
+    # Of cutting an utterance between words and dealing out the pieces anew; see asr/splice.py.
+    splice_probability: float = 0.0
+    splice_words: int = 5  # most words of a piece
     gain_db: float = 6.0  # loudness changes by up to this much either way
     frequency_warp: float = 0.0  # each utterance's frequencies are stretched by up to this share
     noise_probability: float = 0.0  # of adding noise to an utterance
@@ -100,6 +103,7 @@ class DataConfig:
     dev_manifests: tuple[str, ...] = ()
     alphabet: str = ENGLISH_ALPHABET
     lexicon: str = ""  # pronunciations: a second CTC head learns phones; see recipes/lexicon
+    word_times: tuple[str, ...] = ()  # CTM files, for augment.splice_probability
     spoken_texts: tuple[str, ...] = ()  # files from which the decoder learns to spell phones
     normalize: Literal["english", "none"] = "english"
     min_seconds: float = 0.3
@@ -322,6 +326,7 @@ def _check(config: Config) -> None:
         "model": ("encoder_layers", "encoder_width", "ctc_labels_per_frame", "attention_heads"),
         "data": ("batch_seconds", "max_seconds", "max_batch_size", "shuffle_pool"),
         "train": ("max_steps", "learning_rate", "gradient_clip", "log_every", "validate_every"),
+        "augment": ("splice_words",),
         "search": ("beam_size", "max_chars_per_second", "nbest"),
     }
     for section, names in positive.items():
@@ -336,6 +341,7 @@ def _check(config: Config) -> None:
         ("model.encoder_dropout", config.model.encoder_dropout),
         ("model.decoder_dropout", config.model.decoder_dropout),
         ("augment.time_mask_fraction", config.augment.time_mask_fraction),
+        ("augment.splice_probability", config.augment.splice_probability),
         ("augment.frequency_warp", config.augment.frequency_warp),
         ("augment.noise_probability", config.augment.noise_probability),
         ("augment.telephone_probability", config.augment.telephone_probability),

@@ -162,15 +162,17 @@ class SpeechDataset(Dataset[Batch]):
         """
         waveforms: dict[int, Tensor] = {}
         texts: list[str] = []
+        ids: list[str] = []
         problems: list[str] = []
         for index in indices:
             try:
                 utterance = self.utterances[index if index >= 0 else ~index]
                 waveforms[index] = self._load(utterance.audio_filepath)
                 texts.append(utterance.text)
+                ids.append(utterance.id)
             except (AudioError, ManifestError) as error:
                 problems.append(str(error))
-        return make_batch(waveforms, texts, self.tokenizer, self.sample_rate, problems)
+        return make_batch(waveforms, texts, self.tokenizer, self.sample_rate, problems, ids)
 
 
 def _save_whole(path: Path, samples: npt.NDArray[np.int16]) -> None:

@@ -131,14 +131,15 @@ class ShardStream(IterableDataset[tuple[Batch, bool]]):
 
     def __iter__(self) -> Iterator[tuple[Batch, bool]]:
         for draw, through in islice(self._endless(), self.skip, None):
-            waveforms, texts, problems = {}, [], draw.problems
+            waveforms, texts, ids, problems = {}, [], [], draw.problems
             for number, encoded in draw.items.items():
                 try:
                     waveforms[number] = encoded.waveform(self.sample_rate)
                     texts.append(encoded.utterance.text)
+                    ids.append(encoded.utterance.id)
                 except AudioError as error:
                     problems.append(str(error))
-            batch = make_batch(waveforms, texts, self.tokenizer, self.sample_rate, problems)
+            batch = make_batch(waveforms, texts, self.tokenizer, self.sample_rate, problems, ids)
             yield batch, through
 
     def _endless(self) -> Iterator[tuple[Draw, bool]]:

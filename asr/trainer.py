@@ -39,6 +39,7 @@ from asr.monitor import Monitor
 from asr.optimize import learning_rate, make_optimizer, step_if_finite, update_average
 from asr.probe import Probe
 from asr.run_report import describe_start, write_run_report
+from asr.splice import Splicer, read_word_times
 from asr.validate import load_dev_set, validate
 
 STATISTICS_UTTERANCES = 200  # whose frames set the features' mean and deviation
@@ -114,6 +115,7 @@ class Trainer:
             self.messages.append(freeze(model, config.train.freeze))
         self.model, self.features = model.to(device), self.features.to(device)
         self.texts = self._open_texts()
+        self.splicer = self._make_splicer()
         decay = config.train.ema_decay
         self.average = AveragedModel(
             self.model,
@@ -135,6 +137,19 @@ class Trainer:
                 "model.phone_reader_width=128 or so, data.lexicon and attention"
             )
         return TextReader(self.config.data.spoken_texts, self.tokenizer)
+
+    def _make_splicer(self) -> Splicer | None:
+        augment, files = self.config.augment, self.config.data.word_times
+        if not augment.splice_probability:
+            return None
+        if not files:
+            raise ValueError(
+                f"augment.splice_probability: found {augment.splice_probability} without word "
+                "times, wanted data.word_times, CTM files of scripts/align_manifests.py"
+            )
+        times, rate = read_word_times(files), self.config.features.sample_rate
+        self.messages.append(f"words of {len(times)} utterances are put together anew")
+        return Splicer(times, augment, self.tokenizer, rate)
 
     @cached_property
     def phone_trigram(self) -> Tensor | None:
@@ -239,6 +254,10 @@ class Trainer:
     def advance(self, batches: Iterator[tuple[Batch, Position]]) -> Update | None:
         """Take the next batch and make an update of it, unless a process wants to stop."""
         batch, position = next(batches)
+        if self.splicer:
+            step, seed = self.progress.step, self.config.train.seed
+            chance = random.Random(f"{seed}/splice/{step}/{distributed.rank()}")
+            batch = self.splicer(batch, chance)
         # On the CPU, before the batch moves: no GPU has to be waited for.
         characters, utterances, samples, stopping = distributed.total(
             [

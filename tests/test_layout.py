@@ -26,7 +26,7 @@ ROWS = {
     6: "word_decoder word_parts",
     7: "decode",
     8: "checkpoint",
-    9: "validate finetune probe run_report dry_run pieces options stream export",
+    9: "splice validate finetune probe run_report dry_run pieces options stream export",
     10: "trainer recognizer",
     11: "train benchmark server transcribe",
     12: "__main__",

@@ -132,6 +132,10 @@ TECHNIQUES = (
         "telephone", "with a telephone's band for every fifth utterance",
         ("augment.telephone_probability=0.2",),
     ),
+    Technique(
+        "splice", "every second utterance put together anew from words",
+        ("augment.splice_probability=0.5", 'data.word_times=["runs/words.ctm"]'),
+    ),
     # Attention is guided by CTC's alignment, which does not exist without its loss.
     Technique(
         "no_ctc", "without CTC loss, hence without guided attention",

@@ -1,0 +1,190 @@
+"""Training utterances put together anew from words of others: no text is learned by heart.
+
+A network that hears the same few thousand sentences in every pass learns what follows what, which
+says nothing about other sentences. Here utterances are cut between words, and the pieces of a
+batch are dealt out again, within each utterance or among all of them (after Lam et al.,
+"On-the-fly aligned data augmentation for sequence-to-sequence ASR", 2021). Where the words lie is
+read from a CTM file, which `scripts/align_manifests.py` writes; so do other aligners.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from asr.batch import Batch, make_batch
+from asr.config import AugmentConfig
+from asr.tokenizer import CharTokenizer
+
+_FADE_SECONDS = 0.005  # at both ends of a piece, against clicks
+
+
+@dataclass(frozen=True)
+class WordTimes:
+    """The words of an utterance and where they lie.
+
+    Attributes:
+        text: All words, with single spaces.
+        borders: (W - 1,) seconds, the middle between the end of a word and the start of the next.
+    """
+
+    text: str
+    borders: npt.NDArray[np.float32]
+
+
+def read_word_times(paths: Sequence[str]) -> dict[str, WordTimes]:
+    """Read CTM files: lines of ``id channel start duration word``, and more that is ignored.
+
+    Args:
+        paths: Files; of several with the same utterance, the last one counts.
+
+    Returns:
+        The words by the ids of their utterances.
+
+    Raises:
+        ValueError: A file cannot be read, or a line is no CTM; it begins with file and line.
+    """
+    words: dict[str, list[tuple[float, float, str]]] = {}
+    for path in paths:
+        words |= _read_ctm(path)
+    times = {}
+    for name, said in words.items():
+        said.sort(key=lambda word: word[0])
+        borders = [(a[1] + b[0]) / 2 for a, b in pairwise(said)]
+        text = " ".join(word for _, _, word in said)
+        times[name] = WordTimes(text, np.array(borders, dtype=np.float32))
+    return times
+
+
+def _read_ctm(path: str) -> dict[str, list[tuple[float, float, str]]]:
+    words: dict[str, list[tuple[float, float, str]]] = {}
+    number = 0
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            for line in file:
+                number += 1
+                fields = line.split()
+                if fields and not line.startswith(";;"):
+                    start, seconds = float(fields[2]), float(fields[3])
+                    words.setdefault(fields[0], []).append((start, start + seconds, fields[4]))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"{path}, line {number}: found no CTM, wanted: id channel start duration word"
+        ) from error
+    return words
+
+
+class Splicer:
+    """Cuts and deals the utterances of batches.
+
+    Args:
+        times: Of the words, by the ids of utterances. Utterances that are not among them, or
+            with another text, stay whole.
+        config: How many utterances are cut, and into what.
+        tokenizer: Of the batches.
+        sample_rate: Hz of the batches.
+    """
+
+    def __init__(
+        self,
+        times: Mapping[str, WordTimes],
+        config: AugmentConfig,
+        tokenizer: CharTokenizer,
+        sample_rate: int,
+    ) -> None:
+        self.times = times
+        self.config = config
+        self.tokenizer = tokenizer
+        self.sample_rate = sample_rate
+
+    def __call__(self, batch: Batch, chance: random.Random) -> Batch:
+        """Return a batch of as many utterances and the same words, on the CPU.
+
+        Of two utterances that are cut, one gets its own pieces in another order, and one those
+        of any that are cut so.
+        """
+        rows = [self._row(batch, number) for number in range(len(batch.counts))]
+        shared: list[int] = []
+        for number, (sound, text) in enumerate(rows):
+            if not batch.counts[number] or chance.random() >= self.config.splice_probability:
+                continue
+            times = self.times.get(batch.ids[number])
+            if times is None or times.text != text:
+                continue
+            if chance.random() < 0.5:
+                pieces = self._cut(sound, times, chance)
+                chance.shuffle(pieces)
+                rows[number] = _join(pieces)
+            else:
+                shared.append(number)
+        pool = []
+        for number in shared:
+            pool += self._cut(rows[number][0], self.times[batch.ids[number]], chance)
+        chance.shuffle(pool)
+        for place, number in enumerate(shared, start=1):
+            rows[number] = _join(_deal(pool, len(rows[number][0]), len(shared) - place))
+        indices = [
+            index if counts else ~index
+            for index, counts in zip(batch.indices, batch.counts.tolist(), strict=True)
+        ]
+        sounds = {index: sound for index, (sound, _) in zip(indices, rows, strict=True)}
+        texts = [text for _, text in rows]
+        return make_batch(
+            sounds, texts, self.tokenizer, self.sample_rate, batch.problems, batch.ids
+        )
+
+    def _row(self, batch: Batch, number: int) -> tuple[Tensor, str]:
+        sound = batch.waveform[number, : int(batch.num_samples[number])]
+        ids = batch.tokens[number, : int(batch.token_lengths[number])]
+        return sound, self.tokenizer.decode(ids.tolist())
+
+    def _cut(
+        self, sound: Tensor, times: WordTimes, chance: random.Random
+    ) -> list[tuple[Tensor, str]]:
+        """Return pieces of an utterance, each of some words."""
+        words = times.text.split(" ")
+        pieces = []
+        first, start = 0, 0
+        while first < len(words):
+            behind = first + chance.randint(1, self.config.splice_words)
+            end = len(sound)
+            if behind < len(words):
+                end = min(round(float(times.borders[behind - 1]) * self.sample_rate), end)
+            pieces.append(
+                (_faded(sound[start:end], self.sample_rate), " ".join(words[first:behind]))
+            )
+            first, start = behind, end
+        return pieces
+
+
+def _faded(sound: Tensor, sample_rate: int) -> Tensor:
+    size = min(round(_FADE_SECONDS * sample_rate), len(sound) // 2)
+    ramp = torch.linspace(0, 1, size)
+    faded = sound.clone()
+    faded[:size] *= ramp
+    faded[len(sound) - size :] *= ramp.flip(0)
+    return faded
+
+
+def _join(pieces: Sequence[tuple[Tensor, str]]) -> tuple[Tensor, str]:
+    return torch.cat([sound for sound, _ in pieces]), " ".join(text for _, text in pieces)
+
+
+def _deal(pool: list[tuple[Tensor, str]], wanted: int, others: int) -> list[tuple[Tensor, str]]:
+    """Take about as many samples as wanted from a pool; without others that wait, all of it."""
+    taken = [pool.pop()]
+    length = len(taken[0][0])
+    while len(pool) > others and (not others or length + len(pool[-1][0]) // 2 < wanted):
+        taken.append(pool.pop())
+        length += len(taken[-1][0])
+    return taken
