@@ -9,19 +9,20 @@ command, machine and date, is kept in `results/NAME/SET.json` beside this file, 
 made from these copies alone: nobody types a figure. The rows of the model named `default`, which is
 the one in the package, also go into the README and the model card. What follows `--` goes to
 `asr.benchmark`, such as `-- --beam-size 16`. `--keep` measures only what was not measured with the
-same weights and command. Works on a CPU and on a GPU; without one, a full set takes minutes.
+same model and command. Works on a CPU and on a GPU; without one, a full set takes minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from kept import digest_of_model
 
 from asr.arguments import Parser
 from asr.breakdown import (
@@ -83,7 +84,7 @@ def evaluate(
         manifest: The set.
         extra: Arguments for `asr.benchmark`.
         command: What makes the table's row.
-        keep: Do nothing if the copy is there, made by the same command from the same weights.
+        keep: Do nothing if the copy is there, made by the same command from the same files.
 
     Raises:
         EvaluateError: The manifest is missing, or the benchmark failed.
@@ -102,16 +103,16 @@ def evaluate(
         raise EvaluateError(f"{manifest}: asr.benchmark failed with {shlex.join(arguments)}")
     summary = read_summary(output / "summary.json")
     summary["command"] = command  # ours, which makes the table's row, not that of the benchmark
+    summary["files"] = digest_of_model(model)
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
 def _is_up_to_date(kept: Path, model: Path, command: str) -> bool:
-    """Tell whether a kept summary was made by a command from a model's present weights."""
+    """Tell whether a kept summary was made by a command from a model's present files."""
     try:
         summary = read_summary(kept)
-        sha256 = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
-        return (summary["command"], summary["model"]["sha256"]) == (command, sha256)
+        return (summary["command"], summary["files"]) == (command, digest_of_model(model))
     except (EvaluateError, OSError, KeyError, TypeError):
         return False
 

@@ -1,4 +1,4 @@
-"""What both halves of `ablations.py` use: to recognise, and to keep what need not be done again."""
+"""What measuring programs share: to recognise, and to keep what need not be done again."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def digest_of_utterances(utterances: Sequence[Utterance]) -> str:
 
 def digest_of_model(folder: Path) -> dict[str, str]:
     """Return the check sums of the files that decide what a model hears."""
-    from asr.checkpoint import LANGUAGE_MODEL, LEXICON, WEIGHTS, WORD_MODEL
+    from asr.checkpoint import CONFIG, LANGUAGE_MODEL, LEXICON, WEIGHTS, WORD_MODEL
 
-    paths = [folder / name for name in (WEIGHTS, LANGUAGE_MODEL, LEXICON, WORD_MODEL)]
+    paths = [folder / name for name in (WEIGHTS, LANGUAGE_MODEL, LEXICON, WORD_MODEL, CONFIG)]
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths if p.is_file()}
 
 
