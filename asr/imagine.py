@@ -81,25 +81,29 @@ class TextReader:
                 raise ValueError(f"data.spoken_texts: {path}: {error}") from error
         lengths = np.array([len(line) for line in self.lines], dtype=np.int64)
         self.ends = lengths.cumsum()
-        if not any(self._piece(random.Random(seed)) for seed in range(1000)):
+        if not any(self._piece(random.Random(seed), 2) for seed in range(1000)):
             raise ValueError(f"data.spoken_texts: found no usable text in {', '.join(paths)}")
 
     def draw(self, characters: int, chance: random.Random) -> list[str]:
-        """Return normalised pieces of at least `characters` letters and spaces together."""
+        """Return normalised pieces of at least `characters` letters and spaces together.
+
+        All have as many words, as far as their lines reach: little is padded.
+        """
         pieces: list[str] = []
+        words = chance.randint(2, 35)
         while characters > 0:
-            if piece := self._piece(chance):
+            if piece := self._piece(chance, words):
                 pieces.append(piece)
                 characters -= len(piece)
         return pieces
 
-    def _piece(self, chance: random.Random) -> str:
+    def _piece(self, chance: random.Random, words: int) -> str:
         if not self.lines:
             return ""
         place = chance.randrange(int(self.ends[-1]))  # long lines are drawn more often
-        words = self.lines[int(self.ends.searchsorted(place, "right"))].split()
-        start = chance.randrange(len(words))
-        text = normalize_text(" ".join(words[start : start + chance.randint(2, 35)]))
+        line = self.lines[int(self.ends.searchsorted(place, "right"))].split()
+        start = chance.randrange(max(1, len(line) - words + 1))
+        text = normalize_text(" ".join(line[start : start + words]))
         return text if all(c in self.tokenizer.alphabet for c in text) else ""
 
 
