@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ from asr.report import write_whole
 from asr.trainer import Trainer
 
 EXIT_FAILED = 1
+SAME_WISH_SECONDS = 3.0  # between signals that are one wish of the user's
 
 
 def train(config: Config) -> int:
@@ -72,11 +74,19 @@ def train(config: Config) -> int:
 
 @contextmanager
 def stopped_by_signals(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a run behind its current step; a second one ends at once."""
+    """Let Ctrl-C and SIGTERM end a run behind its current step; a second one ends at once.
+
+    Not one that comes with the first: Ctrl-C reaches torchrun too, which passes it on.
+    """
+    first = 0.0
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        trainer.stop_signal = number
-        signal.signal(number, signal.SIG_DFL)
+        nonlocal first
+        if not trainer.stop_signal:
+            trainer.stop_signal, first = number, time.monotonic()
+        elif time.monotonic() - first > SAME_WISH_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from asr.checkpoint import load_model, load_state
 from asr.config import AugmentConfig, Config, config_to_dict
 from asr.manifest import read_manifest, write_manifest
 from asr.shards import main as pack
-from asr.train import main, train
+from asr.train import main, stopped_by_signals, train
 from asr.trainer import Trainer
 from asr.validate import pick_evenly
 
@@ -284,6 +285,43 @@ def test_one_process_lost_ends_the_others(configure: Configure, tmp_path: Path) 
     before = load_state(state)[0]["progress"]["step"]
     alone = replace(config, train=replace(config.train, resume=True, max_steps=before + 1))
     assert train(alone) == 0
+
+
+def test_ctrl_c_reaches_torchrun_and_its_processes_and_the_state_is_saved(
+    configure: Configure, tmp_path: Path
+) -> None:
+    config = configure(max_steps=100_000, log_every=1)
+    arguments = torchrun(2, command(config, tmp_path))
+    with subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True
+    ) as run:
+        records = Path(config.train.output_dir) / "log.jsonl"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            if records.exists() and '"train"' in records.read_text(encoding="utf-8"):
+                break
+        os.killpg(run.pid, signal.SIGINT)
+        _, errors = run.communicate(timeout=60)
+    assert "resume=true goes on from here" in errors
+    state = load_state(Path(config.train.output_dir) / "state.pt")[0]
+    assert state["progress"]["step"] > 0
+
+
+def test_a_second_wish_to_stop_is_heard_a_while_after_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = Mock(stop_signal=0)
+    ended = []
+    monkeypatch.setattr(signal, "raise_signal", ended.append)
+    with stopped_by_signals(trainer):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert trainer.stop_signal == signal.SIGTERM and not ended
+        monkeypatch.setattr("asr.train.SAME_WISH_SECONDS", -1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert ended == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def worker(parent: int, rank: int) -> int:
