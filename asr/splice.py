@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from asr.batch import Batch, make_batch
+from asr.batch import Batch
 from asr.config import AugmentConfig
 from asr.tokenizer import CharTokenizer
 
@@ -133,14 +134,14 @@ class Splicer:
         chance.shuffle(pool)
         for place, number in enumerate(shared, start=1):
             rows[number] = _join(_deal(pool, len(rows[number][0]), len(shared) - place))
-        indices = [
-            index if counts else ~index
-            for index, counts in zip(batch.indices, batch.counts.tolist(), strict=True)
-        ]
-        sounds = {index: sound for index, (sound, _) in zip(indices, rows, strict=True)}
-        texts = [text for _, text in rows]
-        return make_batch(
-            sounds, texts, self.tokenizer, self.sample_rate, batch.problems, batch.ids
+        sounds = [sound for sound, _ in rows]
+        tokens = [torch.tensor(self.tokenizer.encode(text)) for _, text in rows]
+        return replace(
+            batch,
+            waveform=pad_sequence(sounds, batch_first=True),
+            num_samples=torch.tensor([len(sound) for sound in sounds]),
+            tokens=pad_sequence(tokens, batch_first=True, padding_value=self.tokenizer.pad_id),
+            token_lengths=torch.tensor([len(ids) for ids in tokens]),
         )
 
     def _row(self, batch: Batch, number: int) -> tuple[Tensor, str]:

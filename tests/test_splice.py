@@ -109,6 +109,8 @@ def test_what_stays_whole() -> None:
         assert spell(spliced)[:3] == spell(batch)[:3]
         assert torch.equal(spliced.waveform[:3], batch.waveform[:3])
         assert spliced.counts.tolist() == [False, True, True, True]
+    silence = splicer(make_batch({}, [], TOKENIZER, RATE, ["broken"]), random.Random(1))
+    assert silence.counts.tolist() == [False] and silence.indices == (-1,)
     never = Splicer(times, AugmentConfig(), TOKENIZER, RATE)(batch, random.Random(1))
     assert torch.equal(never.waveform, batch.waveform)
 
