@@ -34,6 +34,7 @@ _BLANKS = (0.55, 0.36, 0.04, 0.05)  # 0, 1, 2, 3 blanks behind a phone
 _PAUSE, _LONGEST_PAUSE = 0.08, 15  # between words; labels
 _EDGE = 12  # labels of silence at most before and behind a text
 _SHARPNESS = 4.0  # by which phones whose weights look alike are confused
+_MISSES = 100  # unusable pieces of text, behind which shorter ones are drawn
 
 Ints = NDArray[np.int64]
 
@@ -90,11 +91,15 @@ class TextReader:
         All have as many words, as far as their lines reach: little is padded.
         """
         pieces: list[str] = []
-        words = chance.randint(2, 35)
+        words, missed = chance.randint(2, 35), 0
         while characters > 0:
             if piece := self._piece(chance, words):
                 pieces.append(piece)
                 characters -= len(piece)
+            else:
+                missed += 1
+                if missed % _MISSES == 0:  # so long a piece may nowhere be without a digit
+                    words = max(2, words // 2)
         return pieces
 
     def _piece(self, chance: random.Random, words: int) -> str:

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr.config import ModelConfig
-from asr.gru import GRU
 from asr.lengths import reverse_by_length, valid_mask
 
-RecurrentCell = Callable[..., nn.RNNBase]
-RECURRENT_CELLS: dict[str, RecurrentCell] = {"lstm": nn.LSTM, "gru": GRU, "rnn": nn.RNN}
+RecurrentCells = dict[str, Callable[..., nn.RNNBase]]
+RECURRENT_CELLS: RecurrentCells = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
 @dataclass(frozen=True)
@@ -296,10 +295,10 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(vocab_size, config.embedding_width)
         self.dropout = nn.Dropout(config.decoder_dropout)
         self.width = config.decoder_width
-        self.rnn = GRU(config.embedding_width, self.width)
+        self.rnn = nn.GRU(config.embedding_width, self.width, batch_first=True)
         output_width = self.width
         self.attention: Attention | None = None
-        self.second_rnn: GRU | None = None
+        self.second_rnn: nn.GRU | None = None
         self.bridge: nn.Module = nn.Identity()
         if self.kind == "none":
             if encoder.state_width != self.width:
@@ -308,7 +307,7 @@ class Decoder(nn.Module):
             self.attention = Attention(config, encoder.output_width, frame_seconds)
             output_width += self.attention.output_width
             if config.decoder_layers == 2:
-                self.second_rnn = GRU(output_width, self.width)
+                self.second_rnn = nn.GRU(output_width, self.width, batch_first=True)
                 output_width = self.width + self.attention.output_width
         self.output = nn.Linear(output_width, vocab_size)
 

@@ -52,6 +52,25 @@ def test_pieces_are_normalised_words_of_the_texts(tmp_path: Path) -> None:
     assert pieces != reader.draw(500, random.Random(2))
 
 
+def test_pieces_of_a_draw_have_as_many_words(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text("a b c d " * 50 + "\n" + "1 a b " * 50, encoding="utf-8")
+    reader = TextReader([str(path)], TOKENIZER)
+    counts = []
+    for seed in range(40):
+        (count,) = {len(p.split()) for p in reader.draw(200, random.Random(seed))}
+        counts.append(count)
+    assert min(counts) < 6 and max(counts) > 30
+
+
+def test_long_pieces_that_are_nowhere_become_shorter_ones(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text("1 a b c d 2 " * 50, encoding="utf-8")
+    reader = TextReader([str(path)], TOKENIZER)
+    for seed in range(10):
+        assert max(len(p.split()) for p in reader.draw(50, random.Random(seed))) <= 4
+
+
 def test_texts_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data.spoken_texts: .*none.txt"):
         TextReader([str(tmp_path / "none.txt")], TOKENIZER)

@@ -14,7 +14,7 @@ PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
     -2: "headers media names raw g2p texts memory",  # formats and names of files
-    -1: "sndfile lexicon gru",
+    -1: "sndfile lexicon",
     0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
     "arguments score screen quantize prefix_tree language_model",
     1: "manifest optimize features augment breakdown model search archive batch vad ctc hotwords "
