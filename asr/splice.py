@@ -26,6 +26,7 @@ from asr.config import AugmentConfig
 from asr.tokenizer import CharTokenizer
 
 _FADE_SECONDS = 0.005  # at both ends of a piece, against clicks
+_STRANGERS = 1000  # utterances without word times, of which one at least should have some
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class WordTimes:
     borders: npt.NDArray[np.float32]
 
 
+def ctm_name(name: str) -> str:
+    """Return the id of an utterance as a CTM file holds it, without spaces."""
+    return "_".join(name.split())
+
+
 def read_word_times(paths: Sequence[str]) -> dict[str, WordTimes]:
     """Read CTM files: lines of ``id channel start duration word``, and more that is ignored.
 
@@ -48,7 +54,7 @@ def read_word_times(paths: Sequence[str]) -> dict[str, WordTimes]:
         paths: Files; of several with the same utterance, the last one counts.
 
     Returns:
-        The words by the ids of their utterances.
+        The words by the ids of their utterances, as of `ctm_name`.
 
     Raises:
         ValueError: A file cannot be read, or a line is no CTM; it begins with file and line.
@@ -89,7 +95,7 @@ class Splicer:
     """Cuts and deals the utterances of batches.
 
     Args:
-        times: Of the words, by the ids of utterances. Utterances that are not among them, or
+        times: Of the words, from `read_word_times`. Utterances that are not among them, or
             with another text, stay whole.
         config: How many utterances are cut, and into what.
         tokenizer: Of the batches.
@@ -107,20 +113,24 @@ class Splicer:
         self.config = config
         self.tokenizer = tokenizer
         self.sample_rate = sample_rate
+        self.strangers = 0
 
     def __call__(self, batch: Batch, chance: random.Random) -> Batch:
         """Return a batch of as many utterances and the same words, on the CPU.
 
         Of two utterances that are cut, one gets its own pieces in another order, and one those
         of any that are cut so.
+
+        Raises:
+            ValueError: None of the first utterances has word times.
         """
         rows = [self._row(batch, number) for number in range(len(batch.counts))]
         shared: list[int] = []
         for number, (sound, text) in enumerate(rows):
             if not batch.counts[number] or chance.random() >= self.config.splice_probability:
                 continue
-            times = self.times.get(batch.ids[number])
-            if times is None or times.text != text:
+            times = self._times_of(batch.ids[number], text)
+            if times is None:
                 continue
             if chance.random() < 0.5:
                 pieces = self._cut(sound, times, chance)
@@ -130,7 +140,7 @@ class Splicer:
                 shared.append(number)
         pool = []
         for number in shared:
-            pool += self._cut(rows[number][0], self.times[batch.ids[number]], chance)
+            pool += self._cut(rows[number][0], self.times[ctm_name(batch.ids[number])], chance)
         chance.shuffle(pool)
         for place, number in enumerate(shared, start=1):
             rows[number] = _join(_deal(pool, len(rows[number][0]), len(shared) - place))
@@ -143,6 +153,20 @@ class Splicer:
             tokens=pad_sequence(tokens, batch_first=True, padding_value=self.tokenizer.pad_id),
             token_lengths=torch.tensor([len(ids) for ids in tokens]),
         )
+
+    def _times_of(self, name: str, text: str) -> WordTimes | None:
+        times = self.times.get(ctm_name(name))
+        if times is not None and times.text == text:
+            self.strangers = -1
+            return times
+        if self.strangers >= 0:
+            self.strangers += 1
+        if self.strangers == _STRANGERS:
+            raise ValueError(
+                f"data.word_times: found none of {_STRANGERS} utterances with their text, such as "
+                f"{name}, wanted CTM files of the same manifests"
+            )
+        return None
 
     def _row(self, batch: Batch, number: int) -> tuple[Tensor, str]:
         sound = batch.waveform[number, : int(batch.num_samples[number])]

@@ -26,6 +26,7 @@ from asr.dataset import SpeechDataset, load_utterances
 from asr.order import DurationBatches
 from asr.report import write_whole
 from asr.screen import open_screen
+from asr.splice import ctm_name
 
 BATCH_SECONDS = 120.0
 LEAST_SCORE = -3.0  # mean log-probability of an utterance's words, below which its text is wrong
@@ -51,6 +52,7 @@ def to_ctm(name: str, words: Sequence[WordSpan]) -> str:
     """Return the lines of an utterance, none if its text cannot be what is said."""
     if not words or sum(word.score for word in words) / len(words) < LEAST_SCORE:
         return ""
+    name = ctm_name(name)
     return "".join(
         f"{name} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text} {word.score:.2f}\n"
         for word in words

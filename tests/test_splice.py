@@ -18,7 +18,7 @@ from asr.batch import Batch, make_batch
 from asr.checkpoint import build_model, save_model
 from asr.config import AugmentConfig, Config, ModelConfig
 from asr.manifest import Utterance, read_manifest, write_manifest
-from asr.splice import Splicer, WordTimes, read_word_times
+from asr.splice import Splicer, WordTimes, ctm_name, read_word_times
 from asr.tokenizer import CharTokenizer
 from asr.trainer import Trainer
 
@@ -115,6 +115,18 @@ def test_what_stays_whole() -> None:
     assert torch.equal(never.waveform, batch.waveform)
 
 
+def test_word_times_of_other_data_are_refused() -> None:
+    batch, times = batch_of([["ab", "cd"]] * 10)
+    others = {f"other{name}": t for name, t in times.items()}
+    splicer = Splicer(others, AugmentConfig(splice_probability=1.0), TOKENIZER, RATE)
+    with pytest.raises(ValueError, match="word_times: found none of 1000 utterances .* as u9, wan"):
+        for seed in range(100):
+            splicer(batch, random.Random(seed))
+    some = Splicer({"u3": times["u3"]}, splicer.config, TOKENIZER, RATE)
+    for seed in range(200):
+        some(batch, random.Random(seed))
+
+
 def test_pieces_begin_and_end_softly() -> None:
     batch, times = batch_of([["ab", "cd", "ef", "gh", "ij"]])
     config = AugmentConfig(splice_probability=1.0, splice_words=1)
@@ -204,6 +216,7 @@ def test_the_script_writes_what_the_splicer_reads(
     config = Config(model=model)
     save_model(tmp_path / "model", *build_model(config), config)
     spaced = [replace(u, text=f"{u.text[:2]} {u.text[2:]}") for u in read_manifest(tone_manifest)]
+    spaced[3] = replace(spaced[3], id="a name")
     broken = Utterance(str(tmp_path / "none.wav"), 1.0, "a b", id="broken")
     write_manifest(tmp_path / "m.jsonl", [*spaced, broken])
     arguments = [str(tmp_path / "m.jsonl"), "--model", str(tmp_path / "model"), "--output"]
@@ -217,9 +230,9 @@ def test_the_script_writes_what_the_splicer_reads(
     assert captured.out == f"{output}: words of 40 of 41 utterances\n"
     assert captured.err.startswith("left out: ") and captured.err.count("\n") == 1
     times = read_word_times([str(output)])
-    assert {name: t.text for name, t in times.items()} == {u.id: u.text for u in spaced}
+    assert {name: t.text for name, t in times.items()} == {ctm_name(u.id): u.text for u in spaced}
     for u in spaced:
-        (border,) = times[u.id].borders.tolist()
+        (border,) = times[ctm_name(u.id)].borders.tolist()
         assert 0 < border < u.duration
     assert align_manifests.main([*arguments, str(tmp_path / "m.jsonl" / "words.ctm")]) == 2
     assert align_manifests.main(["none.jsonl", *arguments[1:], str(output)]) == 2
