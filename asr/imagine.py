@@ -82,7 +82,7 @@ class TextReader:
                 raise ValueError(f"data.spoken_texts: {path}: {error}") from error
         lengths = np.array([len(line) for line in self.lines], dtype=np.int64)
         self.ends = lengths.cumsum()
-        if not any(self._piece(random.Random(seed), 2) for seed in range(1000)):
+        if not any(self._piece(random.Random(seed), 1) for seed in range(1000)):
             raise ValueError(f"data.spoken_texts: found no usable text in {', '.join(paths)}")
 
     def draw(self, characters: int, chance: random.Random) -> list[str]:
@@ -99,7 +99,7 @@ class TextReader:
             else:
                 missed += 1
                 if missed % _MISSES == 0:  # so long a piece may nowhere be without a digit
-                    words = max(2, words // 2)
+                    words = max(1, words // 2)
         return pieces
 
     def _piece(self, chance: random.Random, words: int) -> str:
