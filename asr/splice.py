@@ -1,4 +1,4 @@
-"""Training utterances put together anew from words of others: no text is learned by heart.
+"""Training utterances put together anew from words, against learning their texts by heart.
 
 A network that hears the same few thousand sentences in every pass learns what follows what, which
 says nothing about other sentences. Here utterances are cut between words, and the pieces of a

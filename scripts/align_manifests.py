@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
                 for problem in batch.problems:
                     with screen.cleared():
                         print(f"left out: {problem}", file=sys.stderr)
-                if batch.ids == ("",):
+                if not batch.counts.any():  # nothing could be read
                     continue
                 texts = [utterances[index].text for index in batch.indices]
                 aligned = align_batch(bundle, batch, texts)
