@@ -26,6 +26,7 @@ from asr.lexicon import Lexicon
 from asr.lm import CharNgramLM
 from asr.model import SpeechModel
 from asr.quantize import dequantize, quantize
+from asr.recurrent_lm import RecurrentWordLM
 from asr.tokenizer import CharTokenizer
 from asr.vocabulary import Vocabulary
 from asr.word_decoder import WordDecoder
@@ -36,9 +37,10 @@ from asr.word_parts import WORD_MODEL as WORD_MODEL
 from asr.word_parts import WordParts
 
 LANGUAGE_MODEL, CONFIDENCE = "lm.safetensors", "confidence.json"
+RECURRENT_MODEL = "recurrent.safetensors"
 WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
 MODEL_FILES = (
-    CONFIG, TOKENIZER, WEIGHTS, LANGUAGE_MODEL, CONFIDENCE, LEXICON, WORD_MODEL,
+    CONFIG, TOKENIZER, WEIGHTS, LANGUAGE_MODEL, CONFIDENCE, LEXICON, WORD_MODEL, RECURRENT_MODEL,
 )  # fmt: skip  # all that inference reads
 
 
@@ -61,6 +63,7 @@ class ModelBundle:
         lexicon: Pronunciations, if it was trained with them.
         word_model: The language model of whole words, if it has one.
         vocabulary: What a search for whole words finds, if there are lexicon and word model.
+        recurrent_model: Weighs what that search finds, if there is one.
     """
 
     model: SpeechModel
@@ -73,6 +76,7 @@ class ModelBundle:
     lexicon: Lexicon | None = None
     word_model: WordNgramLM | None = None
     vocabulary: Vocabulary | None = None
+    recurrent_model: RecurrentWordLM | None = None
 
     @cached_property
     def word_decoder(self) -> WordDecoder | None:
@@ -80,8 +84,9 @@ class ModelBundle:
         if self.lexicon is None or self.word_model is None:
             return None
         return WordDecoder(
-            self.lexicon, self.word_model, self.tokenizer, self.language_model, self.vocabulary
-        )
+            self.lexicon, self.word_model, self.tokenizer, self.language_model, self.vocabulary,
+            self.recurrent_model,
+        )  # fmt: skip
 
     @property
     def device(self) -> torch.device:
@@ -127,9 +132,10 @@ def load_model(
         config = config_from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         model, features, tokenizer = _load_network(folder, config)
         confidence = _load_if_there(ConfidenceModel, folder / CONFIDENCE)
-        text_model, parts = None, WordParts()
+        text_model, recurrent, parts = None, None, WordParts()
         if language_model:
             text_model = _load_if_there(CharNgramLM, folder / LANGUAGE_MODEL)
+            recurrent = _load_if_there(RecurrentWordLM, folder / RECURRENT_MODEL)
             parts = WordParts.load(folder) if words is None else words.result()
     except CheckpointError:
         raise
@@ -151,6 +157,7 @@ def load_model(
         parts.lexicon,
         parts.model,
         parts.vocabulary,
+        recurrent,
     )
 
 
@@ -194,6 +201,7 @@ def save_model(
     language_model: CharNgramLM | None = None,
     lexicon: Lexicon | None = None,
     word_model: WordNgramLM | None = None,
+    recurrent_model: RecurrentWordLM | None = None,
 ) -> None:
     """Write a model directory, whole or not at all.
 
@@ -209,6 +217,7 @@ def save_model(
         language_model: Written beside the weights.
         lexicon: Likewise.
         word_model: Likewise.
+        recurrent_model: Likewise.
 
     Raises:
         OSError: It could not be written; what was there is as before.
@@ -233,6 +242,8 @@ def save_model(
             lexicon.save(temporary / LEXICON)
         if word_model is not None:
             word_model.save(temporary / WORD_MODEL)
+        if recurrent_model is not None:
+            recurrent_model.save(temporary / RECURRENT_MODEL)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(f"{folder}: cannot be written ({error})") from error

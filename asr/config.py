@@ -105,6 +105,7 @@ class DataConfig:
     lexicon: str = ""  # pronunciations: a second CTC head learns phones; see recipes/lexicon
     word_times: tuple[str, ...] = ()  # CTM files, for augment.splice_probability
     spoken_texts: tuple[str, ...] = ()  # files from which the decoder learns to spell phones
+    heard_phones: str = ""  # how these sound, of scripts/collect_heard.py; for spoken_texts
     normalize: Literal["english", "none"] = "english"
     min_seconds: float = 0.3
     max_seconds: float = 20.0  # longer utterances are left out of training
@@ -165,11 +166,12 @@ class SearchConfig:
     ctc_weight: float = 0.3  # attention has the rest
     lm_weight: float = 0.0  # of the language model, added to the rest; not for greedy search
     length_bonus: float = 0.0  # nats a character: makes up for what the language model takes
-    word_bonus: float = 0.0  # nats a word; search over words only, as are the next four
+    word_bonus: float = 0.0  # nats a word; search over words only, as are the next five
     blank_penalty: float = 0.0  # nats a frame: how much less the blank of CTC is believed
     hearings: int = 1  # 2 hears the recording again a label later, and believes the mean
-    rescore: int = 20  # texts that decoder and CTC over characters weigh in the end; 0 is none
-    rescore_weight: float = 0.3  # of their say, of which CTC has ctc_weight
+    rescore: int = 20  # texts that are weighed again in the end; 0 is none
+    rescore_weight: float = 0.3  # of decoder and CTC over characters there; CTC has ctc_weight
+    recurrent_share: float = 0.3  # of the recurrent language model there, if the model has one
     max_chars_per_second: float = 30.0
     nbest: int = 1  # texts wanted of each utterance; not of greedy search
     hotwords: tuple[str, ...] = ()  # phrases to listen for, in the alphabet; not in greedy search
@@ -337,6 +339,7 @@ def _check(config: Config) -> None:
     fractions = (
         ("train.ctc_weight", config.train.ctc_weight),
         ("search.ctc_weight", config.search.ctc_weight),
+        ("search.recurrent_share", config.search.recurrent_share),
         ("train.ema_decay", config.train.ema_decay),
         ("model.encoder_dropout", config.model.encoder_dropout),
         ("model.decoder_dropout", config.model.decoder_dropout),

@@ -167,7 +167,7 @@ def decode_batch(
 
 def _runs_decoder(search: SearchConfig) -> bool:
     if search.method == "words":
-        return search.rescore > 1
+        return search.rescore > 1 and search.rescore_weight > 0
     return search.method == "greedy" or (search.method == "beam" and search.ctc_weight < 1)
 
 

@@ -1,10 +1,10 @@
-"""Text as if it had been heard: phones with durations and mistakes, for a decoder that reads them.
+"""Text as if it had been heard, for a decoder that reads phones.
 
 A few hours of speech hold few words, and English spelling has to be learned from many. So the
-decoder also learns from text alone: a lexicon says the phones, chance says how long each lasts in
-CTC's labels, where the recogniser errs and how sure it is, and the decoder spells what it sees.
-In the literature this is text injection (Thomas et al., "Integrating text inputs for training and
-adapting RNN transducer ASR models", 2022).
+decoder also learns from text alone: what a recogniser heard elsewhere, where the same words and
+phones were said, is put together, and the decoder spells what it sees. In the literature this is
+text injection (Thomas et al., "Integrating text inputs for training and adapting RNN transducer
+ASR models", 2022).
 """
 
 from __future__ import annotations
@@ -16,27 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from asr.config import Config
+from asr.heard import HeardPhones
 from asr.lexicon import Lexicon
 from asr.normalize import normalize_text
 from asr.texts import READ_ERRORS, open_text
 from asr.tokenizer import CharTokenizer
 
-# As measured where the network errs as on speech that it does not know.
-# Of a phone: that it is heard as another, is missed, or that another is heard behind it.
-_MISHEARD, _MISSED, _ADDED = 0.12, 0.02, 0.06
-_LASTS = (0.65, 0.29, 0.06)  # 1, 2, 3 labels
-_BLANKS = (0.55, 0.36, 0.04, 0.05)  # 0, 1, 2, 3 blanks behind a phone
-_PAUSE, _LONGEST_PAUSE = 0.08, 15  # between words; labels
-_EDGE = 12  # labels of silence at most before and behind a text
-_SHARPNESS = 4.0  # by which phones whose weights look alike are confused
 _MISSES = 100  # unusable pieces of text, behind which shorter ones are drawn
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -112,26 +102,62 @@ class TextReader:
         return text if all(c in self.tokenizer.alphabet for c in text) else ""
 
 
-def confusions(phone_weights: Tensor, labels_per_frame: int) -> Tensor:
-    """Return how likely each phone is taken for each other, (P, P), from how alike they look.
+@dataclass(frozen=True, eq=False)
+class SpokenTexts:
+    """Texts from which a decoder learns, and all that it takes to imagine how they sound.
 
-    Args:
-        phone_weights: (labels_per_frame · P, D) of the layer that tells phones apart.
+    Attributes:
+        texts: They themselves.
+        heard: What they are put together from.
+        lexicon: Says their phones.
         labels_per_frame: CTC labels in a frame.
     """
-    rows = phone_weights.detach().float().unflatten(0, (labels_per_frame, -1))
-    rows = F.normalize(rows - rows[:, 1:].mean(1, keepdim=True), dim=2)
-    alike = (rows @ rows.transpose(1, 2)).mean(0) * _SHARPNESS
-    alike.fill_diagonal_(-torch.inf)
-    alike[:, 0] = -torch.inf  # nothing is taken for the blank
-    return alike.softmax(1)
+
+    texts: TextReader
+    heard: HeardPhones
+    lexicon: Lexicon
+    labels_per_frame: int
+
+    @classmethod
+    def open(
+        cls, config: Config, lexicon: Lexicon | None, tokenizer: CharTokenizer
+    ) -> SpokenTexts | None:
+        """Return those that a configuration names, None if it names none.
+
+        Raises:
+            ValueError: A file cannot be used, or the decoder reads no phones.
+        """
+        data, model = config.data, config.model
+        if not data.spoken_texts:
+            return None
+        if lexicon is None or not model.phone_reader_width or model.attention == "none":
+            raise ValueError(
+                "data.spoken_texts: found texts for a decoder that sees no phones, wanted "
+                "model.phone_reader_width=128 or so, data.lexicon and attention"
+            )
+        if not data.heard_phones:
+            raise ValueError(
+                "data.spoken_texts: found texts without data.heard_phones, wanted a file of "
+                "scripts/collect_heard.py"
+            )
+        heard = HeardPhones.load(data.heard_phones, lexicon.num_labels)
+        texts = TextReader(data.spoken_texts, tokenizer)
+        return cls(texts, heard, lexicon, model.ctc_labels_per_frame)
+
+    def draw(self, characters: int, chance: random.Random) -> Imagined:
+        """Return texts of about so many characters together."""
+        pieces = self.texts.draw(characters, chance)
+        return imagine(
+            pieces, self.lexicon, self.texts.tokenizer, self.heard, self.labels_per_frame,
+            chance.getrandbits(60),
+        )  # fmt: skip
 
 
 def imagine(
     texts: Sequence[str],
     lexicon: Lexicon,
     tokenizer: CharTokenizer,
-    confused: Tensor,
+    heard: HeardPhones,
     labels_per_frame: int,
     seed: int,
 ) -> Imagined:
@@ -141,17 +167,16 @@ def imagine(
         texts: Normalised.
         lexicon: Says their phones.
         tokenizer: Spells them.
-        confused: (P, P) of `confusions`.
+        heard: What they are put together from.
         labels_per_frame: CTC labels in a frame.
-        seed: Of durations and mistakes.
+        seed: Of what is taken from where.
     """
     chance = np.random.default_rng(seed)
-    table = confused.cpu().numpy().cumsum(1)
     rows = []
     for text in texts:
-        labels = _labels(text, lexicon, table, chance)
-        labels = np.append(labels, np.zeros(-len(labels) % labels_per_frame, np.int64))
-        rows.append(torch.from_numpy(_probabilities(labels, table, chance)))
+        labels = heard.read(text, lexicon, chance)
+        labels = np.append(labels, labels[-1:].repeat(-len(labels) % labels_per_frame))
+        rows.append(torch.from_numpy(heard.probabilities[labels]).float())
     lengths = torch.tensor([len(row) // labels_per_frame for row in rows])
     padded = pad_sequence(rows, batch_first=True)  # (B, S', P)
     tokens = [torch.tensor(tokenizer.encode(text)) for text in texts]
@@ -161,53 +186,3 @@ def imagine(
         pad_sequence(tokens, batch_first=True),
         torch.tensor([len(row) for row in tokens]),
     )
-
-
-def _labels(
-    text: str, lexicon: Lexicon, table: NDArray[np.float32], chance: np.random.Generator
-) -> Ints:
-    """Return a text's CTC labels, blanks between them."""
-    words = [lexicon.pronounce(word) for word in text.split()]
-    phones = np.array([phone for word in words for phone in word], np.int64)
-    last = np.zeros(len(phones), bool)
-    last[np.cumsum([len(word) for word in words if word], dtype=np.int64) - 1] = True
-    luck = chance.random(len(phones))
-    misheard = luck < _MISHEARD
-    phones[misheard] = _draw(table[phones[misheard]], chance)
-    blanks = chance.choice(len(_BLANKS), len(phones), p=_BLANKS)
-    pauses = last & (chance.random(len(phones)) < _PAUSE)
-    blanks[pauses] += chance.integers(3, _LONGEST_PAUSE + 1, int(pauses.sum()))
-    kept = ~((luck >= _MISHEARD) & (luck < _MISHEARD + _MISSED))
-    added = luck > 1 - _ADDED
-    found: list[int] = [0] * int(chance.integers(0, _EDGE + 1))
-    lasts = 1 + chance.choice(len(_LASTS), len(phones), p=_LASTS)
-    extra = _draw(table[phones], chance)
-    for index, phone in enumerate(phones.tolist()):
-        for label, wanted in ((phone, kept[index]), (int(extra[index]), added[index])):
-            if wanted:
-                if found and found[-1] == label:
-                    found.append(0)
-                found += [label] * int(lasts[index])
-        found += [0] * int(blanks[index])
-    return np.array(found + [0] * int(chance.integers(1, _EDGE + 1)), np.int64)
-
-
-def _probabilities(
-    labels: Ints, table: NDArray[np.float32], chance: np.random.Generator
-) -> NDArray[np.float32]:
-    """Return how sure a recogniser might be of labels: (S', P)."""
-    found = np.zeros((len(labels), len(table)), np.float32)
-    rows = np.arange(len(labels))
-    doubt = (0.75 * chance.random(len(labels)) ** 2).astype(np.float32)
-    rival = _draw(table[labels], chance)
-    rival[chance.random(len(labels)) < 0.5] = 0  # whether there was anything is the commonest doubt
-    found[rows, labels] = 1 - doubt
-    found[rows, rival] += doubt
-    return found
-
-
-def _draw(cumulative: NDArray[np.float32], chance: np.random.Generator) -> Ints:
-    """Return one column for each row (N, P) of cumulative probabilities."""
-    luck = chance.random((len(cumulative), 1))
-    found: Ints = (cumulative < luck).sum(1).clip(max=cumulative.shape[1] - 1)
-    return found

@@ -1,9 +1,16 @@
-"""How likely the decoder and CTC hold given texts of an utterance: one teacher-forced pass each."""
+"""How likely given texts of an utterance are: by decoder and CTC, and by two language models.
+
+Decoder and CTC take one teacher-forced pass each. The language models are the n-grams with which
+the texts were found, and a recurrent one, whose probabilities are mixed word by word.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,7 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 from asr.ctc import ctc_loss
 from asr.lengths import valid_mask
 from asr.model import Decoder, EncoderOutput
+from asr.recurrent_lm import RecurrentWordLM
 from asr.tokenizer import CharTokenizer
+from asr.word_lm import WordNgramLM
 
 
 def pick_utterance(encoded: EncoderOutput, index: int) -> EncoderOutput:
@@ -67,3 +76,50 @@ def _pad(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, 
     rows = [torch.tensor(text, dtype=torch.long) for text in texts]
     lengths = torch.tensor([len(row) for row in rows], device=device)
     return pad_sequence(rows, batch_first=True).to(device), lengths
+
+
+@dataclass(frozen=True, eq=False)
+class MixedWordLM:
+    """An n-gram model and a recurrent one, of fewer words, together.
+
+    Attributes:
+        ngrams: Found the texts.
+        recurrent: What it says of all words that it does not know is dealt out among these as
+            single words are by `ngrams`.
+    """
+
+    ngrams: WordNgramLM
+    recurrent: RecurrentWordLM
+
+    @cached_property
+    def _outside(self) -> dict[str, float]:
+        """Log-probabilities, among the words that only the n-grams know, of each; "" is <unk>."""
+        unigrams = self.ngrams.unigrams
+        outside = {
+            word: float(unigrams[place])
+            for place, word in enumerate(self.ngrams.words, start=1)
+            if word not in self.recurrent.ids
+        }
+        outside[""] = float(unigrams[self.ngrams.unknown_id])
+        total = float(np.logaddexp.reduce(list(outside.values())))
+        return {word: log_prob - total for word, log_prob in outside.items()}
+
+    def gains(self, texts: Sequence[str], share: float) -> list[float]:
+        """Return by how many nats the mixture finds texts likelier than the n-grams alone.
+
+        Args:
+            texts: Words with spaces between them.
+            share: Of the recurrent model, at most 1.
+        """
+        words = [text.split() for text in texts]
+        gains = []
+        for row, found in zip(words, self.recurrent.score_texts(words), strict=True):
+            before = self.ngrams.score_words(row)
+            other = found.double().numpy().copy()
+            for place, word in enumerate(row):
+                if word not in self.recurrent.ids:
+                    other[place] += self._outside.get(word, self._outside[""])
+            with np.errstate(divide="ignore"):  # a share of all or nothing
+                mixed = np.logaddexp(np.log(share) + other, np.log1p(-share) + before)
+            gains.append(float((mixed - before).sum()))
+        return gains

@@ -31,7 +31,7 @@ from asr.config import Config, SearchConfig, SearchMethod, config_from_dict, con
 from asr.crf import label_trigram
 from asr.dataset import open_source
 from asr.finetune import freeze, network_differences, take_weights
-from asr.imagine import Imagined, TextReader, confusions, imagine
+from asr.imagine import Imagined, SpokenTexts
 from asr.lexicon import Lexicon
 from asr.loss import JointLoss, UpdateSize
 from asr.model import SpeechModel
@@ -114,7 +114,7 @@ class Trainer:
         if config.train.freeze:
             self.messages.append(freeze(model, config.train.freeze))
         self.model, self.features = model.to(device), self.features.to(device)
-        self.texts = self._open_texts()
+        self.texts = SpokenTexts.open(config, self.lexicon, self.tokenizer)
         self.splicer = self._make_splicer()
         decay = config.train.ema_decay
         self.average = AveragedModel(
@@ -127,16 +127,6 @@ class Trainer:
             self._restore()
         self.loss: nn.Module = self._loss_of_all_processes()
         self.probe = Probe(self.dev_set, config)
-
-    def _open_texts(self) -> TextReader | None:
-        if not self.config.data.spoken_texts:
-            return None
-        if self.model.phone_reader is None:
-            raise ValueError(
-                "data.spoken_texts: found texts for a decoder that sees no phones, wanted "
-                "model.phone_reader_width=128 or so, data.lexicon and attention"
-            )
-        return TextReader(self.config.data.spoken_texts, self.tokenizer)
 
     def _make_splicer(self) -> Splicer | None:
         augment, files = self.config.augment, self.config.data.word_times
@@ -318,14 +308,9 @@ class Trainer:
 
     def _imagine(self, chance: random.Random) -> Imagined | None:
         """Return texts as if heard, for a decoder that reads phones."""
-        head = self.model.phone_head
-        if not (self.texts and self.lexicon and head and self.uses_decoder(self.progress.step)):
+        if not (self.texts and self.uses_decoder(self.progress.step)):
             return None
-        labels = self.config.model.ctc_labels_per_frame
-        pieces = self.texts.draw(self.config.train.text_characters, chance)
-        confused = confusions(head.weight, labels)
-        seed = chance.getrandbits(60)
-        return imagine(pieces, self.lexicon, self.tokenizer, confused, labels, seed).to(self.device)
+        return self.texts.draw(self.config.train.text_characters, chance).to(self.device)
 
     def uses_decoder(self, step: int) -> bool:
         """Tell whether the decoder is trained at a step."""
@@ -355,15 +340,16 @@ class Trainer:
         if not distributed.is_main():
             return
         search = replace(self.config.search, method=method)
-        language_model = word_model = None
+        language_model = word_model = recurrent_model = None
         if self.start and self.start.tokenizer.alphabet == self.tokenizer.alphabet:
             language_model, word_model = self.start.language_model, self.start.word_model
+            recurrent_model = self.start.recurrent_model
             if self.config.search == SearchConfig():
                 search = self.start.config.search
         save_model(
             self.output_dir / name, self.averaged_model, self.features, self.tokenizer,
             replace(self.config, search=search), language_model=language_model,
-            lexicon=self.lexicon, word_model=word_model,
+            lexicon=self.lexicon, word_model=word_model, recurrent_model=recurrent_model,
         )  # fmt: skip
 
     def run(self) -> int:

@@ -1,4 +1,7 @@
-"""From encoder frames to words: the search over a vocabulary, then decoder and CTC weigh its list.
+"""From encoder frames to words: the search over a vocabulary, then others weigh its list.
+
+They are a recurrent language model, whose probabilities are mixed with those of the search, and
+decoder and CTC over characters.
 
 The network's own spelling of an utterance, the best character of each moment, is read as well:
 words of it that no dictionary knows join the vocabulary of that utterance, so that names and
@@ -23,7 +26,8 @@ from asr.lengths import valid_mask
 from asr.lexicon import Lexicon
 from asr.lm import CharNgramLM
 from asr.model import EncoderOutput, SpeechModel
-from asr.rescore import pick_utterance, score_by_attention, score_by_ctc
+from asr.recurrent_lm import RecurrentWordLM
+from asr.rescore import MixedWordLM, pick_utterance, score_by_attention, score_by_ctc
 from asr.search import Hypothesis
 from asr.tokenizer import CharTokenizer
 from asr.vocabulary import Vocabulary
@@ -31,7 +35,7 @@ from asr.word_lm import WordNgramLM
 from asr.word_search import Weights, WordHypothesis, search_words
 
 _MARGIN = 12.5  # nats behind the best at which a hypothesis is given up
-_ALIKE = 1  # hypotheses kept of those that only differ in words long past
+_BEHIND = 8.0  # nats behind another one that goes on alike at which a text may be in a list
 _NATS_A_CHARACTER = 2.0  # of an unknown word's spelling, where no character model is there
 
 
@@ -41,10 +45,11 @@ class WordDecoder:
 
     Attributes:
         lexicon: How words sound.
-        model: Which words follow which.
+        model: Which words follow which, in the search.
         tokenizer: Of the network.
         spelling: How words are spelled, for those that `model` does not know.
         known: The vocabulary of `model`, if it was made already.
+        recurrent: Knows more of which words follow which, if it is there.
     """
 
     lexicon: Lexicon
@@ -52,6 +57,7 @@ class WordDecoder:
     tokenizer: CharTokenizer
     spelling: CharNgramLM | None = None
     known: Vocabulary | None = None
+    recurrent: RecurrentWordLM | None = None
 
     def __call__(
         self,
@@ -65,14 +71,16 @@ class WordDecoder:
         Args:
             network: In evaluation mode.
             encoded: B utterances.
-            search: `beam_size` hypotheses live after each frame. Of the `rescore` best texts,
-                decoder and CTC over characters say what they think, with `rescore_weight`
-                and, of that, `ctc_weight` for CTC.
+            search: `beam_size` hypotheses live after each frame. The `rescore` best texts are
+                weighed again: the recurrent model has `recurrent_share` in the probabilities
+                of words; decoder and CTC over characters say what they think, with
+                `rescore_weight` and, of that, `ctc_weight` for CTC.
             later: The same utterances behind a silence as long as a label.
         """
+        wanted = max(search.nbest, search.rescore)
         weights = Weights(
             search.lm_weight, search.word_bonus, search.blank_penalty, search.beam_size, _MARGIN,
-            _ALIKE,
+            _BEHIND if wanted > 1 else 0.0,
         )  # fmt: skip
         log_probs, lengths = network.ctc_log_probs(encoded)
         vocabulary = self.vocabulary_for(search)
@@ -83,7 +91,7 @@ class WordDecoder:
         ]
         found = search_words(
             *_hear(network, encoded, later), vocabularies, self.model, weights,
-            max(search.nbest, search.rescore), torch.get_num_threads(),
+            wanted, torch.get_num_threads(),
         )  # fmt: skip
         ranked = []
         for index, texts in enumerate(found):
@@ -116,22 +124,31 @@ class WordDecoder:
         """All words of the language model."""
         return self.known or Vocabulary.of_model(self.lexicon, self.model)
 
+    @cached_property
+    def _mixed(self) -> MixedWordLM | None:
+        return None if self.recurrent is None else MixedWordLM(self.model, self.recurrent)
+
     def _weigh(
         self, network: SpeechModel, encoded: EncoderOutput, log_probs: Tensor,
         texts: list[WordHypothesis], search: SearchConfig,
     ) -> list[Hypothesis]:  # fmt: skip
-        """Add to the score of the first texts what decoder and CTC say; log_probs (T, V)."""
+        """Add to the score of the first texts what the others say; log_probs (T, V)."""
         rows = [tuple(self.tokenizer.encode(text.text)) for text in texts]
-        scores = [text.score for text in texts]
         count = min(search.rescore, len(texts))
+        added = torch.zeros(count)
+        if count > 1 and self._mixed is not None and search.recurrent_share:
+            said = [text.text for text in texts[:count]]
+            gains = self._mixed.gains(said, search.recurrent_share)
+            added = added + search.lm_weight * torch.tensor(gains)
         if count > 1 and search.rescore_weight:
-            attention = score_by_attention(network.decoder, encoded, rows[:count])
-            second = (1 - search.ctc_weight) * attention
+            second = score_by_attention(network.decoder, encoded, rows[:count])
             if search.ctc_weight:
-                second = second + search.ctc_weight * score_by_ctc(log_probs, rows[:count])
-            worst = float(second.min())
-            added = [*second.tolist(), *[worst] * (len(texts) - count)]
-            scores = [s + search.rescore_weight * a for s, a in zip(scores, added, strict=True)]
+                by_ctc = score_by_ctc(log_probs, rows[:count])
+                second = (1 - search.ctc_weight) * second + search.ctc_weight * by_ctc
+            added = added + search.rescore_weight * second.cpu()
+        worst = min(added.tolist(), default=0.0)  # of those that were weighed, for the others
+        extra = [*added.tolist(), *[worst] * (len(texts) - count)]
+        scores = [text.score + more for text, more in zip(texts, extra, strict=True)]
         order = sorted(range(len(texts)), key=lambda n: -scores[n])
         return [Hypothesis(rows[n], scores[n]) for n in order]
 

@@ -122,6 +122,15 @@ def shorten_history(tables: WordTables, history: int) -> int:
     return history
 
 
+@njit(cache=True, nogil=True)
+def _score_words(tables: WordTables, history: int, words: Array) -> Array:
+    found = np.empty(len(words))
+    for place, word in enumerate(words):
+        found[place] = word_log_prob(tables, history, word)
+        history = append_word(history, word)
+    return found
+
+
 class WordNgramLM:
     """Probabilities of the next word given any number of words before.
 
@@ -178,13 +187,11 @@ class WordNgramLM:
             raise ValueError(f"word: found id {word}, wanted 1 to {self.end_id}")
         return float(word_log_prob(self.tables, history, word))
 
-    def score_text(self, words: Sequence[str]) -> float:
-        """Return the natural-log probability of a sentence and its end."""
-        history, total = self.start_history, 0.0
-        for word in [*map(self.word_id, words), self.end_id]:
-            total += self.log_prob(history, word)
-            history = append_word(history, word)
-        return total
+    def score_words(self, words: Sequence[str]) -> NDArray[np.float64]:
+        """Return natural-log probabilities (W + 1,) of a sentence's words and of its end."""
+        ids = np.array([*map(self.word_id, words), self.end_id], np.int64)
+        found: NDArray[np.float64] = _score_words(self.tables, self.start_history, ids)
+        return found
 
     def columns(self) -> dict[str, NDArray[np.uint8]]:
         """Return the compressed columns of the file: nearly all of its size."""

@@ -4,8 +4,9 @@ Frame by frame, as in prefix beam search (Hannun et al., 2014, "First-pass large
 continuous speech recognition using bi-directional recurrent DNNs"): a hypothesis is the words so
 far and a node of the tree, with two probabilities, of all paths whose last frame was blank or
 the node's phone. Inside a word the likeliest word below the node stands in for the language
-model (look-ahead); at its end the model's own score takes that place. Hypotheses that go on
-alike, at one node behind the same last words, share `alike` places of the beam.
+model (look-ahead); at its end the model's own score takes that place. Of hypotheses that go on
+alike, at one node behind the same last words, the best one lives; how far the others were behind
+is remembered, so that lists of the best texts also differ in words long past.
 
 The loop over frames is compiled by Numba, which librosa brings along, and releases the
 interpreter: utterances are searched in threads.
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from numba import njit
 
 from asr.prefix_tree import Array, TreeTables
 from asr.vocabulary import EntryTables, Vocabulary
+from asr.word_lists import Joined, WordHypothesis, best_texts, hash_pair, join, new_joined
 from asr.word_lm import WordNgramLM, WordTables, append_word, shorten_history, word_log_prob
 
 if TYPE_CHECKING:  # it can be prepared before torch is there
@@ -34,9 +35,7 @@ _SURE = -0.05  # a frame whose blank is above this is nothing but blank
 _GROWTH = 48  # hypotheses that may come of each in a frame, about; later ones are left out
 _TABLE_BITS = 16  # of the hash tables of a frame's hypotheses
 _HISTORY_BITS = 18  # of an utterance's sequences of words
-_PRIME = np.uint64(0x100000001B3)
 _STEPS = 512  # into which a beam's margin is cut to count its hypotheses
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of hashes (Knuth, 6.4): 2^64 over the golden ratio
 
 
 class Weights(NamedTuple):
@@ -49,7 +48,8 @@ class Weights(NamedTuple):
             words that it only half hears would be left out.
         beam_size: Hypotheses kept after a frame.
         margin: How many nats behind the best a hypothesis may be.
-        alike: Hypotheses that are kept of those that go on alike.
+        behind: How many nats behind the best of those that go on alike another one is remembered;
+            0 remembers none, and makes lists of texts that differ in their last words alone.
     """
 
     lm: float
@@ -57,15 +57,7 @@ class Weights(NamedTuple):
     blank: float
     beam_size: int
     margin: float
-    alike: int
-
-
-@dataclass(frozen=True, slots=True)
-class WordHypothesis:
-    """A text, and the weighted score of its phones and the language model, in nats."""
-
-    text: str
-    score: float
+    behind: float
 
 
 class _Beam(NamedTuple):
@@ -111,12 +103,6 @@ def _add(a: float, b: float) -> float:
     return a if b - a < -30.0 else a + np.log1p(np.exp(b - a))
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _hash(a: Any, b: Any, bits: int) -> Any:
-    mixed = ((np.uint64(a) * _PRIME) ^ np.uint64(b)) * _MULTIPLIER
-    return np.int64(mixed >> np.uint64(64 - bits))
-
-
 @njit(cache=True, nogil=True)
 def _put(
     beam: _Beam, count: int, table: Array, node: int, phone: int, history: int, context: int,
@@ -124,7 +110,7 @@ def _put(
 ) -> int:  # fmt: skip
     """Add paths to a hypothesis, which is made if it is new; return how many there are now."""
     mask = len(table) - 1
-    slot = _hash(history, np.int64(node) * 256 + phone, _TABLE_BITS)
+    slot = hash_pair(history, np.int64(node) * 256 + phone, _TABLE_BITS)
     while table[slot] >= 0:
         found = table[slot]
         if (
@@ -149,7 +135,7 @@ def _put(
 def _extend_history(parents: Array, entries: Array, history: int, entry: int) -> Any:
     """Return the number of a sequence of words with one more at its end, -1 if all are used."""
     mask = len(parents) - 1
-    slot = _hash(history, entry, _HISTORY_BITS)
+    slot = hash_pair(history, entry, _HISTORY_BITS)
     for _ in range(64):
         if parents[slot] < 0:
             parents[slot], entries[slot] = history, entry
@@ -191,12 +177,15 @@ def _cutoff(scores: Array, margin: float, wanted: int) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _prune(found: _Beam, count: int, beam: _Beam, table: Array, weights: Weights) -> int:
-    """Keep the best hypotheses, best first; return how many."""
+def _prune(
+    found: _Beam, count: int, beam: _Beam, table: Array, joined: Joined, frame: int,
+    weights: Weights,
+) -> int:  # fmt: skip
+    """Keep the best hypotheses of a frame, best first; return how many."""
     scores = np.empty(count)
     for n in range(count):
         scores[n] = _add(found.blank[n], found.spoken[n]) + found.lm[n]
-    # Twice as many as are kept, as it is not known yet which of them are alike.
+    # Twice as many as are kept, as it is not known yet which of them go on alike.
     least = _cutoff(scores, weights.margin, weights.beam_size * 2)
     candidates = np.flatnonzero(scores >= least)
     order = candidates[np.argsort(-scores[candidates])]
@@ -206,18 +195,23 @@ def _prune(found: _Beam, count: int, beam: _Beam, table: Array, weights: Weights
         if kept == weights.beam_size:
             break
         key = np.int64(found.node[n]) * 256 + found.phone[n]
-        slot = _hash(found.context[n], key, _TABLE_BITS)
-        alike = 0
-        while table[slot] >= 0 and alike < weights.alike:
+        slot = hash_pair(found.context[n], key, _TABLE_BITS)
+        better = -1
+        while table[slot] >= 0 and better < 0:
             other = table[slot]
             if (
                 beam.context[other] == found.context[n]
                 and beam.node[other] == found.node[n]
                 and beam.phone[other] == found.phone[n]
             ):
-                alike += 1
+                better = other
             slot = (slot + 1) & (len(table) - 1)
-        if alike == weights.alike:
+        if better >= 0:
+            if weights.behind > 0.0:
+                ahead = _add(beam.blank[better], beam.spoken[better]) + beam.lm[better]
+                if ahead - scores[n] < weights.behind:
+                    behind = ahead - scores[n]
+                    join(joined, beam.history[better], found.history[n], behind, frame)
             continue
         table[slot] = kept
         beam.node[kept], beam.phone[kept] = found.node[n], found.phone[n]
@@ -232,19 +226,20 @@ def _prune(found: _Beam, count: int, beam: _Beam, table: Array, weights: Weights
 def _search(
     log_probs: Array, tree: TreeTables, roots: Array, entries: EntryTables, words: WordTables,
     start: int, end: int, weights: Weights,
-) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+) -> tuple[Array, Array, Array, Array, Joined]:  # fmt: skip
     """Search one utterance: log_probs (T, P).
 
     Returns:
         For each hypothesis that ends with a word, or for all if none does, its score and the
-        number of its sequence of words; and for all sequences the number of the one before, and
-        the last entry.
+        number of its sequence of words; for all sequences the number of the one before, and
+        the last entry; and those that went on alike.
     """
     capacity = min(weights.beam_size * _GROWTH, 3 << (_TABLE_BITS - 2))  # a table is never full
     beam, found = _new_beam(weights.beam_size), _new_beam(capacity)
     table = np.full(1 << _TABLE_BITS, -1, np.int32)
     parents = np.full(1 << _HISTORY_BITS, -1, np.int32)
     last = np.zeros(1 << _HISTORY_BITS, np.int32)
+    joined = new_joined(weights.behind > 0.0)
     parents[0], last[0] = 0, -1
     beam.blank[0], beam.context[0] = 0.0, start
     size = 1
@@ -298,7 +293,7 @@ def _search(
                                 found, count, table, 0, following, history, behind, _NOTHING,
                                 spoken, inside + score,
                             )  # fmt: skip
-        size = _prune(found, count, beam, table, weights)
+        size = _prune(found, count, beam, table, joined, t, weights)
     ended = np.flatnonzero(beam.node[:size] == 0)
     if len(ended) == 0:  # cut off within a word, which is left out
         ended = np.arange(size)
@@ -308,7 +303,7 @@ def _search(
         scores[i] = both + beam.lm[last_one]
         if beam.history[last_one]:  # that nothing was said is no sentence
             scores[i] += weights.lm * word_log_prob(words, beam.context[last_one], end)
-    return scores, beam.history[ended], parents, last
+    return scores, beam.history[ended], parents, last, joined
 
 
 def prepare_search(vocabulary: Vocabulary, model: WordNgramLM) -> None:
@@ -318,7 +313,7 @@ def prepare_search(vocabulary: Vocabulary, model: WordNgramLM) -> None:
     """
     _search(
         np.zeros((0, 1)), vocabulary.forest.tables, vocabulary.roots, vocabulary.entries,
-        model.tables, model.start_history, model.end_id, Weights(1.0, 0.0, 0.0, 1, 1.0, 1),
+        model.tables, model.start_history, model.end_id, Weights(1.0, 0.0, 0.0, 1, 1.0, 0.0),
     )  # fmt: skip
 
 
@@ -347,21 +342,11 @@ def search_words(
     ]
 
     def search(row: Array, vocabulary: Vocabulary) -> list[WordHypothesis]:
-        scores, histories, parents, last = _search(
+        found = _search(
             row, vocabulary.forest.tables, vocabulary.roots, vocabulary.entries, model.tables,
             model.start_history, model.end_id, weights,
         )  # fmt: skip
-        found: dict[str, float] = {}
-        for n in np.argsort(-scores, kind="stable"):
-            said = []
-            history = histories[n]
-            while history:
-                said.append(vocabulary.texts[last[history]])
-                history = parents[history]
-            found.setdefault(" ".join(reversed(said)), float(scores[n]))
-            if len(found) == nbest:
-                break
-        return [WordHypothesis(*pair) for pair in (found or {"": 0.0}).items()]
+        return best_texts(*found, vocabulary.texts, nbest)
 
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(search, rows, vocabularies))

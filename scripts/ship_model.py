@@ -27,6 +27,7 @@ from asr.checkpoint import (
     DEFAULT_MODEL,
     LANGUAGE_MODEL,
     LEXICON,
+    RECURRENT_MODEL,
     WORD_MODEL,
     load_model,
     save_model,
@@ -34,6 +35,7 @@ from asr.checkpoint import (
 from asr.config import load_config
 from asr.lexicon import Lexicon
 from asr.lm import CharNgramLM
+from asr.recurrent_lm import RecurrentWordLM
 from asr.word_lm import WordNgramLM
 
 STORAGE = {"int8": torch.int8, "fp16": torch.float16}
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lm", type=Path, help="its language model")
     parser.add_argument("--lexicon", type=Path, help="its pronunciations, as text or as saved")
     parser.add_argument("--word-lm", type=Path, help="its language model of words")
+    parser.add_argument("--recurrent-lm", type=Path, help="its recurrent language model of words")
     parser.add_argument("--storage", choices=STORAGE, default="int8", help="type of large weights")
     parser.add_argument("--output-dir", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("overrides", nargs="*", metavar="search.key=value")
@@ -57,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         word_model = bundle.word_model
         if options.word_lm:
             word_model = WordNgramLM.load(options.word_lm)
+        recurrent_model = bundle.recurrent_model
+        if options.recurrent_lm:
+            recurrent_model = RecurrentWordLM.load(options.recurrent_lm)
         search = load_config(None, options.overrides).search if options.overrides else None
         config = replace(bundle.config, search=search or bundle.config.search)
         folder = options.output_dir
@@ -68,12 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not config.model.phone_labels:  # no use for those of a model that lay here before
             (folder / LEXICON).unlink(missing_ok=True)
             (folder / WORD_MODEL).unlink(missing_ok=True)
+            (folder / RECURRENT_MODEL).unlink(missing_ok=True)
         if language_model is not None:
             language_model.save(folder / LANGUAGE_MODEL)
         if lexicon is not None:
             lexicon.save(folder / LEXICON)
         if word_model is not None:
             word_model.save(folder / WORD_MODEL)
+        if recurrent_model is not None:
+            recurrent_model.save(folder / RECURRENT_MODEL)
     except (ValueError, OSError) as error:
         print(f"ship_model: {error}", file=sys.stderr)
         return 2

@@ -16,12 +16,12 @@ ROWS = {
     -2: "headers media names raw g2p texts memory",  # formats and names of files
     -1: "sndfile lexicon",
     0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
-    "arguments score screen quantize prefix_tree language_model",
+    "arguments score screen quantize prefix_tree language_model heard",
     1: "manifest optimize features augment breakdown model search archive batch vad ctc hotwords "
-    "subtitles inputs imagine",
-    2: "crf lm index pool segment align report outputs stepper rescore",
+    "subtitles inputs imagine recurrent_lm",
+    2: "crf lm index pool segment align report outputs stepper",
     3: "confidence dataset loss monitor shards picture word_lm",
-    4: "vocabulary hotword_bonuses",
+    4: "vocabulary hotword_bonuses rescore word_lists",
     5: "word_search",
     6: "word_decoder word_parts",
     7: "decode",

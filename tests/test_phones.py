@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_model import heard_words
 from torch.nn import functional as F
 
 from asr.batch import make_batch
@@ -176,9 +177,11 @@ def test_a_run_learns_from_texts_and_goes_on_from_them(
     text = tmp_path / "text.txt"
     text.write_text("ab cab\nd ba a\n" * 20, encoding="utf-8")
     config = with_lexicon(configure(max_steps=3, ctc_only_steps=1, log_every=1), lexicon)
+    heard = tmp_path / "heard.safetensors"
+    heard_words(Lexicon.open(lexicon), ["ab cab", "d ba a"]).save(heard)
     config = replace(
         config,
-        data=replace(config.data, spoken_texts=(str(text),)),
+        data=replace(config.data, spoken_texts=(str(text),), heard_phones=str(heard)),
         model=replace(config.model, phone_reader_width=8),
         train=replace(config.train, text_characters=60),
     )
@@ -197,6 +200,11 @@ def test_a_run_learns_from_texts_and_goes_on_from_them(
     blind = replace(config, model=replace(config.model, phone_reader_width=0))
     with pytest.raises(ValueError, match="data.spoken_texts: found .* wanted model.phone_reader"):
         Trainer(blind, CPU)
-    missing = replace(config.data, spoken_texts=(f"{tmp_path}/none.txt",))
-    with pytest.raises(ValueError, match="data.spoken_texts: .*none.txt"):
-        Trainer(replace(config, data=missing), CPU)
+    for change, message in (
+        ({"spoken_texts": (f"{tmp_path}/none.txt",)}, "data.spoken_texts: .*none.txt"),
+        ({"heard_phones": ""}, "wanted a file of scripts/collect_heard.py"),
+        ({"heard_phones": str(text)}, "text.txt: not a file of heard phones"),
+    ):
+        missing = replace(config.data, **change)
+        with pytest.raises(ValueError, match=message):
+            Trainer(replace(config, data=missing), CPU)

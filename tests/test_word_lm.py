@@ -159,7 +159,7 @@ def test_pruning_keeps_what_it_may_and_every_context() -> None:
         for order, kept, below in zip(orders[1:], keep[1:], keep, strict=False):
             assert below[order.contexts[kept]].all()
     scores = [
-        sum(make_model(most).score_text(sentence) for sentence in SENTENCES)
+        sum(make_model(most).score_words(sentence).sum() for sentence in SENTENCES)
         for most in (everything, 60, 30)
     ]
     assert scores[0] > scores[1] > scores[2]
@@ -177,7 +177,7 @@ def test_compiled_functions_equal_the_method(model: WordNgramLM) -> None:
     for sentence in [*SENTENCES, "zebra the old zebra man".split(), []]:
         ids = np.array([*map(model.word_id, sentence), model.end_id])
         found = walk(model.tables, model.start_history, ids)
-        assert found == pytest.approx(model.score_text(sentence), abs=1e-6)
+        assert found == pytest.approx(model.score_words(sentence).sum(), abs=1e-6)
         history = model.start_history
         total = 0.0
         for word in map(int, ids):
@@ -328,7 +328,9 @@ def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "held out: " in printed and "perplexity" in printed and "MB" in printed
     model = WordNgramLM.load(output)
     assert len(model.words) == 20 and "zebra" in model.words
-    assert model.score_text("the old man".split()) > model.score_text("man old the".split())
+    assert model.score_words("the old man".split()).sum() > (
+        model.score_words("man old the".split()).sum()
+    )
     first = output.read_bytes()
     assert recipe.main(command) == 0
     assert output.read_bytes() == first

@@ -23,12 +23,14 @@ from asr.checkpoint import (
     DEFAULT_MODEL,
     LANGUAGE_MODEL,
     LEXICON,
+    RECURRENT_MODEL,
     WORD_MODEL,
     load_model,
 )
 from asr.config import SearchConfig, config_from_dict, config_to_dict
 from asr.lexicon import Lexicon
 from asr.lm import CharNgramLM
+from asr.recurrent_lm import RecurrentWordLM
 from asr.report import write_whole
 from asr.word_lm import WordNgramLM
 
@@ -53,13 +55,14 @@ def copy_whole(source: Path, target: Path) -> None:
         raise
 
 
-def equip(folder: Path, lm: Path, word_lm: Path) -> str:
+def equip(folder: Path, lm: Path, word_lm: Path, recurrent_lm: Path | None = None) -> str:
     """Add what a model directory lacks; return a line on how it is searched.
 
     Args:
         folder: Model directory.
         lm: Character language model.
         word_lm: Language model of words.
+        recurrent_lm: A recurrent one, to weigh the best texts of the search, or none.
 
     Raises:
         ValueError: The directory or a language model is missing or damaged; nothing is written.
@@ -67,16 +70,20 @@ def equip(folder: Path, lm: Path, word_lm: Path) -> str:
     """
     CharNgramLM.load(lm)
     WordNgramLM.load(word_lm)
+    if recurrent_lm is not None:
+        RecurrentWordLM.load(recurrent_lm)
     # Without what is replaced below, which an earlier attempt may have left damaged.
     config = load_model(folder, language_model=False).config
     if not config.model.phone_labels:
-        for name in (WORD_MODEL, LEXICON):  # of a model that lay here before
+        for name in (WORD_MODEL, RECURRENT_MODEL, LEXICON):  # of a model that lay here before
             (folder / name).unlink(missing_ok=True)
         copy_whole(lm, folder / LANGUAGE_MODEL)
         return f"{folder}: knows no phones, is searched along characters"
     Lexicon.load(folder / LEXICON)
     copy_whole(lm, folder / LANGUAGE_MODEL)
     copy_whole(word_lm, folder / WORD_MODEL)
+    if recurrent_lm is not None:
+        copy_whole(recurrent_lm, folder / RECURRENT_MODEL)
     config = replace(config, search=shipped_search())
     # Last: only what has all its files says that it is searched along words.
     write_whole(folder / CONFIG, json.dumps(config_to_dict(config), indent=1) + "\n")
@@ -89,9 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", type=Path, help="model directory")
     parser.add_argument("--lm", type=Path, required=True, help="character language model")
     parser.add_argument("--word-lm", type=Path, required=True, help="language model of words")
+    parser.add_argument("--recurrent-lm", type=Path, help="recurrent language model of words")
     options = parser.parse_args(argv)
     try:
-        print(equip(options.model, options.lm, options.word_lm))
+        print(equip(options.model, options.lm, options.word_lm, options.recurrent_lm))
     except (ValueError, OSError) as error:
         complain(error)
         return 2

@@ -32,9 +32,9 @@ def digest_of_utterances(utterances: Sequence[Utterance]) -> str:
 
 def digest_of_model(folder: Path) -> dict[str, str]:
     """Return the check sums of the files that decide what a model hears."""
-    from asr.checkpoint import CONFIG, LANGUAGE_MODEL, LEXICON, WEIGHTS, WORD_MODEL
+    from asr.checkpoint import CONFIDENCE, MODEL_FILES, TOKENIZER
 
-    paths = [folder / name for name in (WEIGHTS, LANGUAGE_MODEL, LEXICON, WORD_MODEL, CONFIG)]
+    paths = [folder / name for name in MODEL_FILES if name not in (CONFIDENCE, TOKENIZER)]
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths if p.is_file()}
 
 

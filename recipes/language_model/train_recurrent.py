@@ -1,0 +1,273 @@
+"""Make a recurrent language model of words from text, for the best texts of a search.
+
+    python recipes/language_model/train_recurrent.py books.txt.xz \\
+        --transcripts transcripts.txt.xz --word-lm runs/lm/words.safetensors \\
+        --output runs/lm/recurrent.safetensors
+    python recipes/language_model/train_recurrent.py small.txt --word-lm words.safetensors \\
+        --cells 64 --width 32 --output recurrent.safetensors
+
+Text files are those of `train_words.py`, whose model says which words there are: the most frequent
+`--vocabulary` of them are known, the others are one word. Sentences of books are joined as a
+reader says several in one breath; transcripts count twice. Every 100th of them is held out (of all
+texts where there are none): the program prints their perplexity. Training goes by sampled softmax
+(Jean et al., "On using very large target vocabulary for neural machine translation", 2015). The
+state is saved every few minutes; the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from asr.arguments import Parser, complain, positive
+from asr.checkpoint import load_state, save_state
+from asr.recurrent_lm import END, SPECIAL, UNKNOWN, RecurrentWordLM
+from asr.texts import READ_ERRORS
+from asr.word_lm import WordNgramLM
+
+sys.path.insert(0, str(Path(__file__).parent))  # where a test imports this file
+
+from train_words import Text, read_texts
+
+Ints = NDArray[np.int32]
+
+BATCH_WORDS = 2500  # an update
+JOINED_WORDS = (4, 40)  # of neighbouring sentences of books, about
+MOST_WORDS = 60  # of a sequence; the rest of a longer one is left out
+SAMPLES = 3000  # words that each update is held against
+UNKNOWN_SHARE = 0.3  # how much less often than it comes <unk> is sampled
+LEARNING_RATE, WARMUP = 3e-3, 200
+SAVE_SECONDS = 180.0
+PAD = -1
+
+
+def to_ids(text: Text, words: tuple[str, ...]) -> Ints:
+    """Return a text's words as the model's ids, each sentence with its end."""
+    ids = np.full(len(text.places) + 1, UNKNOWN, np.int32)
+    ids[0] = END
+    for index, word in enumerate(words, start=SPECIAL):
+        if word in text.places:
+            ids[text.places[word]] = index
+    return ids[text.numbers()]
+
+
+def split_sentences(ids: Ints) -> list[Ints]:
+    """Return the sentences without their ends."""
+    return [part[part != END] for part in np.split(ids, np.flatnonzero(ids == END) + 1)[:-1]]
+
+
+def join_sentences(sentences: list[Ints], chance: np.random.Generator) -> Iterator[Ints]:
+    """Yield neighbouring sentences together, as many as a length drawn by chance holds."""
+    low, high = JOINED_WORDS
+    together: list[Ints] = []
+    wanted = size = 0
+    for sentence in sentences:
+        if together and size + len(sentence) > max(wanted, low):
+            yield np.concatenate(together)
+            together, size = [], 0
+        if not together:
+            wanted = int(chance.integers(low, high))
+        together.append(sentence)
+        size += len(sentence)
+    if together:
+        yield np.concatenate(together)
+
+
+def make_batches(sequences: list[Ints], chance: np.random.Generator) -> list[list[int]]:
+    """Return the numbers of sequences of like length, batch by batch, in any order."""
+    lengths = np.array([len(sequence) for sequence in sequences])
+    order = np.argsort(lengths + chance.random(len(lengths)), kind="stable")
+    sizes = (lengths[order] + 1).cumsum() // BATCH_WORDS
+    batches = np.split(order, np.flatnonzero(np.diff(sizes)) + 1)
+    return [batches[index].tolist() for index in chance.permutation(len(batches))]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Words against which the right ones are held, frequent ones more often.
+
+    Attributes:
+        cumulative: (ids,) of their probabilities.
+        log_expected: (ids,) log of how often an update draws each.
+    """
+
+    cumulative: NDArray[np.float64]
+    log_expected: Tensor
+
+    @classmethod
+    def of_counts(cls, counts: NDArray[np.float64]) -> Sampler:
+        """Return one that draws with the counts to the power of 3/4."""
+        shares = (counts + 1) ** 0.75
+        shares[UNKNOWN] *= UNKNOWN_SHARE
+        shares /= shares.sum()
+        return cls(shares.cumsum(), torch.from_numpy(np.log(shares * SAMPLES)).float())
+
+    def draw(self, chance: np.random.Generator) -> Tensor:
+        """Return ids (SAMPLES,)."""
+        drawn = self.cumulative.searchsorted(chance.random(SAMPLES) * self.cumulative[-1])
+        return torch.from_numpy(drawn.clip(max=len(self.cumulative) - 1))
+
+
+def sampled_loss(
+    model: RecurrentWordLM, rows: list[Tensor], samples: Tensor, log_expected: Tensor
+) -> Tensor:
+    """Return the mean loss of all words and ends of sequences, in nats.
+
+    Args:
+        model: In training.
+        rows: Ids of the sequences.
+        samples: (S,) ids to hold them against.
+        log_expected: (ids,) log of how often each is expected among these.
+    """
+    given = F.pad(pad_sequence(rows, batch_first=True, padding_value=END), (1, 0), value=END)
+    wanted = F.pad(pad_sequence(rows, batch_first=True, padding_value=PAD), (0, 1), value=PAD)
+    lengths = torch.tensor([len(row) for row in rows])
+    wanted = wanted.scatter(1, lengths[:, None], END)
+    real = wanted != PAD
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(given)[real]  # (N, width)
+        others = expected @ model.embedding(samples).T  # (N, S)
+    wanted = wanted[real]
+    others = others.float() + (model.bias - log_expected)[samples]
+    others = others.masked_fill(samples == wanted[:, None], -torch.inf)
+    right = (expected.float() * model.embedding(wanted)).sum(1)
+    right = right + (model.bias - log_expected)[wanted]
+    return (torch.logaddexp(right, others.logsumexp(1)) - right).mean()
+
+
+def perplexity(model: RecurrentWordLM, sequences: list[Ints]) -> float:
+    """Return the perplexity of sequences and their ends, words that are not known left out."""
+    total = count = 0.0
+    with torch.inference_mode():
+        for sequence in sequences:
+            row = torch.from_numpy(sequence.astype(np.int64))
+            log_probs = model.log_probs(model(F.pad(row, (1, 0), value=END)[None])[0])
+            wanted = F.pad(row, (0, 1), value=END)
+            known = wanted != UNKNOWN
+            total -= float(log_probs.gather(1, wanted[:, None])[known].sum())
+            count += int(known.sum())
+    return math.exp(total / max(count, 1))
+
+
+def train(options: argparse.Namespace) -> RecurrentWordLM:
+    """Train a model.
+
+    Raises:
+        ValueError: There is no text, or the state is that of another model.
+    """
+    words = WordNgramLM.load(options.word_lm).words[: options.vocabulary]
+    read, said, held_out = (
+        to_ids(text, words) for text in read_texts(options.texts, options.transcripts)
+    )
+    chance = np.random.default_rng(1)
+    spoken = split_sentences(said)
+    sequences = [*join_sentences(split_sentences(read), chance), *spoken, *spoken]
+    sequences = [sequence[:MOST_WORDS] for sequence in sequences if len(sequence)]
+    if not sequences:
+        raise ValueError("found no text, wanted at least two lines")
+    batches = make_batches(sequences, chance)
+    counts = np.bincount(np.r_[read, said], minlength=len(words) + SPECIAL).astype(np.float64)
+    sampler = Sampler.of_counts(counts)
+    torch.manual_seed(1)
+    model = RecurrentWordLM(words, options.width, options.cells)
+    with torch.no_grad():
+        model.bias.copy_(torch.from_numpy(np.log((counts + 1) / counts.sum())))
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98))
+    state_path = state_of(options.output)
+    updates, first = options.passes * len(batches), 0
+    if state_path.exists():
+        state, _ = load_state(state_path)
+        if state["updates"] != updates or state["size"] != [
+            len(words),
+            options.width,
+            options.cells,
+        ]:
+            raise ValueError(f"{state_path}: is of other settings; delete it to begin anew")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["update"]
+    print(f"{sum(map(len, sequences)) / 1e6:.1f} M words, updates {first} to {updates}", flush=True)
+    saved = time.monotonic()
+    for update in range(first, updates):
+        luck = np.random.default_rng([1, update])
+        rate = LEARNING_RATE * min((update + 1) / WARMUP, max(0.01, 1 - update / updates))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = batches[update % len(batches)]
+        rows = [torch.from_numpy(sequences[number].astype(np.int64)) for number in batch]
+        loss = sampled_loss(model, rows, sampler.draw(luck), sampler.log_expected)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if update % 500 == 499:
+            print(f"update {update + 1}/{updates}: {float(loss.detach()):.2f} nats", flush=True)
+        if time.monotonic() - saved > SAVE_SECONDS:
+            save_state(state_path, {
+                "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                "update": update + 1, "updates": updates,
+                "size": [len(words), options.width, options.cells],
+            })  # fmt: skip
+            saved = time.monotonic()
+    test = [sequence for sequence in split_sentences(held_out) if len(sequence)]
+    print(f"held out: {sum(map(len, test)):,} words, perplexity {perplexity(model, test):.1f}")
+    return model.eval()
+
+
+def state_of(output: Path) -> Path:
+    """Return where the state of a run is kept until its model is written."""
+    return Path(f"{output}.state")
+
+
+def make_parser() -> Parser:
+    """Return the program's options."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("texts", nargs="*", type=Path, help="text files, one paragraph a line")
+    parser.add_argument("--transcripts", nargs="*", type=Path, default=[], metavar="FILE")
+    parser.add_argument(
+        "--word-lm", type=Path, required=True, metavar="FILE", help="n-gram model of these words"
+    )
+    parser.add_argument("--output", type=Path, required=True)
+    sizes = (
+        ("--vocabulary", 30_000, "known words"), ("--width", 128, "numbers for each of them"),
+        ("--cells", 320, "of the recurrent layer"), ("--passes", 1, "over the text"),
+        ("--threads", 1, "of the CPU"),
+    )  # fmt: skip
+    for name, value, text in sizes:
+        parser.add_argument(
+            name, type=positive, default=value, metavar="N", help=f"{text} (default: {value})"
+        )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; return 2 after an error of the user's."""
+    options = make_parser().parse_args(argv)
+    torch.set_num_threads(options.threads)
+    started = time.monotonic()
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        train(options).save(options.output)
+        state_of(options.output).unlink(missing_ok=True)
+    except (*READ_ERRORS, ValueError) as error:
+        complain(error)
+        return 2
+    size = options.output.stat().st_size / 1e6
+    print(f"{options.output}: {size:.2f} MB after {time.monotonic() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
