@@ -9,9 +9,10 @@
 Text files are those of `train_words.py`, whose model says which words there are: the most frequent
 `--vocabulary` of them are known, the others are one word. Sentences of books are joined as a
 reader says several in one breath; transcripts count twice. Every 100th of them is held out (of all
-texts where there are none): the program prints their perplexity. The words that
-each is held against are a sample (Bengio and Senécal, "Adaptive importance sampling to accelerate
-training of a neural probabilistic language model", 2008). The state is saved every few minutes; the same command goes on where it stopped.
+texts where there are none): the program prints their perplexity. The words that each is held
+against are a sample (Bengio and Senécal, "Adaptive importance sampling to accelerate training of a
+neural probabilistic language model", 2008). The state is saved every few minutes; the same command
+goes on where it stopped.
 """
 
 from __future__ import annotations

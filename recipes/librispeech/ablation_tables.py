@@ -103,12 +103,17 @@ def _settings(search: Figures) -> str:
             f"search along characters, beam size {search['beam_size']}, CTC weight {ctc}, "
             f"language model weight {lm}, length bonus {search['length_bonus']:g}"
         )
-    again = "nothing weighed again"
-    if search["rescore"] > 1 and search["rescore_weight"]:
-        again = (
-            f"the best {search['rescore']} texts weighed again with weight "
-            f"{search['rescore_weight']:g}, of which CTC over characters has {ctc}"
+    by = []
+    if search["recurrent_share"]:
+        by.append(f"by a recurrent model with a share of {search['recurrent_share']:g}")
+    if search["rescore_weight"]:
+        by.append(
+            f"by decoder and CTC over characters (of which it has {ctc}) with weight "
+            f"{search['rescore_weight']:g}"
         )
+    again = "nothing weighed again"
+    if search["rescore"] > 1 and by:
+        again = f"the best {search['rescore']} texts weighed again {' and '.join(by)}"
     return (
         f"search over words, beam size {search['beam_size']}, language model weight {lm}, "
         f"word bonus {search['word_bonus']:g}, blank penalty {search['blank_penalty']:g}, {again}"

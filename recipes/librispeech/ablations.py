@@ -96,16 +96,19 @@ def default_of(bundle: ModelBundle) -> SearchConfig:
     if own.method == WORDS:
         if bundle.word_decoder is None:
             raise ValueError(f"{bundle.directory}: search method {WORDS!r}: {NO_WORDS}")
-        return replace(own, nbest=1)
+        share = own.recurrent_share if bundle.recurrent_model else 0.0
+        return replace(own, nbest=1, recurrent_share=share)
     lm_weight = own.lm_weight if bundle.language_model else 0.0
     return replace(own, method=CHARACTERS, lm_weight=lm_weight, nbest=1)
 
 
 def what_counts(search: SearchConfig) -> SearchConfig:
     """Return equal settings of searches over words that only differ in how nothing is weighed."""
-    if search.method == WORDS and (search.rescore < 2 or not search.rescore_weight):
-        return replace(search, rescore=0, rescore_weight=0.0, ctc_weight=0.0)
-    return search
+    if search.method != WORDS:
+        return search
+    if search.rescore < 2 or not (search.rescore_weight or search.recurrent_share):
+        search = replace(search, rescore=0, rescore_weight=0.0, recurrent_share=0.0)
+    return search if search.rescore_weight else replace(search, ctc_weight=0.0)
 
 
 def measure_search(args: argparse.Namespace, command: str) -> Figures:

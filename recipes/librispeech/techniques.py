@@ -83,16 +83,21 @@ VARIANTS = (
     ),
     Variant("no_second_pass", "nothing weighed again", {"rescore": 0}, of_method=WORDS),
     Variant(
-        "second_pass", "the 10 best weighed again by decoder and CTC over characters",
-        {"rescore": 10}, of_method=WORDS,
-    ),
-    Variant(
-        "second_pass_ctc", "weighed again by CTC over characters alone", {"ctc_weight": 1.0},
+        "no_recurrent", "weighed again without the recurrent model", {"recurrent_share": 0.0},
         of_method=WORDS,
     ),
+    Variant("second_pass_100", "the 100 best weighed again", {"rescore": 100}, of_method=WORDS),
     Variant(
-        "second_pass_decoder", "weighed again by the decoder alone", {"ctc_weight": 0.0},
-        of_method=WORDS,
+        "second_pass", "weighed again by decoder and CTC over characters too",
+        {"rescore_weight": 0.2, "ctc_weight": 0.3}, of_method=WORDS,
+    ),
+    Variant(
+        "second_pass_ctc", "weighed again by CTC over characters too",
+        {"rescore_weight": 0.2, "ctc_weight": 1.0}, of_method=WORDS,
+    ),
+    Variant(
+        "second_pass_decoder", "weighed again by the decoder too",
+        {"rescore_weight": 0.2, "ctc_weight": 0.0}, of_method=WORDS,
     ),
     Variant("heard_twice", "heard twice, a label apart", {"hearings": 2}, of_method=WORDS),
     Variant("no_length_bonus", "without length bonus", {"length_bonus": 0.0}, of_method=CHARACTERS),

@@ -99,6 +99,8 @@ def test_every_search_has_the_variants_that_mean_something_to_it() -> None:
             "word_bonus",
             "blank_penalty",
             "rescore",
+            "rescore_weight",
+            "recurrent_share",
             "ctc_weight",
             "hearings",
             "beam_size",
@@ -270,7 +272,7 @@ def test_a_search_over_words_is_measured_as_it_is(
     assert ablations.main(command) == 0
     figures = read(folder / "made" / FIGURES / SEARCH)
     assert figures["default"]["method"] == "words" and figures["default"]["nbest"] == 1
-    assert measured[0] == WORDS and figures["same_as_default"] == []
+    assert measured[0] == replace(WORDS, recurrent_share=0.0) and figures["same_as_default"] == []
     # The model has no character model; its language model of words keeps its weight.
     assert list(figures["variants"]) == [
         "default", "greedy_ctc", "half_language_model", "no_word_bonus", "no_second_pass",
@@ -282,8 +284,8 @@ def test_a_search_over_words_is_measured_as_it_is(
     text = page.read_text(encoding="utf-8")
     assert (
         "The default: search over words, beam size 50, language model weight 0.6, word bonus 1, "
-        "blank penalty 2, the best 4 texts weighed again with weight 0.3, of which CTC over "
-        "characters has 0.3. It"
+        "blank penalty 2, the best 4 texts weighed again by decoder and CTC over characters (of "
+        "which it has 0.3) with weight 0.3. It"
     ) in text
     assert row(page, "beam size 3000")[1] == "not run" and "| without length bonus |" not in text
     (words_dir / "lexicon.safetensors").touch()  # nothing changed
@@ -301,7 +303,7 @@ def test_what_a_default_never_weighs_again_is_not_measured_as_weighed_again(
     change_search(words_dir, rescore_weight=0.0)
     assert ablations.main(["search", str(words_dir), *SEARCH_COMMAND]) == 0
     figures = read(folder / "made" / FIGURES / SEARCH)
-    assert figures["same_as_default"] == ["no_second_pass", "second_pass_ctc"]
+    assert figures["same_as_default"] == ["no_second_pass"]
     page = folder / "made" / PAGE
     assert "blank penalty 2, nothing weighed again. It" in page.read_text(encoding="utf-8")
 

@@ -13,6 +13,7 @@ from random_model import equal_words
 from asr.checkpoint import DEFAULT_MODEL, MODEL_FILES, load_model, save_model
 from asr.config import load_config
 from asr.lm import CharNgramLM, Contexts
+from asr.recurrent_lm import RecurrentWordLM
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "librispeech"))
 
@@ -25,8 +26,9 @@ CONFIGS = sorted((RECIPE / "configs").glob("*.toml"))
 
 @pytest.fixture
 def options(tmp_path: Path) -> list[str]:
-    """Language models in two files, as options."""
-    lm, words = tmp_path / "lm.safetensors", tmp_path / "words.safetensors"
+    """Language models in three files, as options."""
+    names = ("lm", "words", "recurrent")
+    lm, words, recurrent = (tmp_path / f"{name}.safetensors" for name in names)
     alike = Contexts(
         torch.zeros(1, dtype=torch.long),
         torch.tensor([0b1111], dtype=torch.int32),
@@ -35,7 +37,8 @@ def options(tmp_path: Path) -> list[str]:
     )
     CharNgramLM(" act", [alike]).save(lm)
     equal_words(("act", "at")).save(words)
-    return ["--lm", str(lm), "--word-lm", str(words)]
+    RecurrentWordLM(("act", "at"), 4, 4).save(recurrent)
+    return ["--lm", str(lm), "--word-lm", str(words), "--recurrent-lm", str(recurrent)]
 
 
 @pytest.fixture
@@ -65,6 +68,7 @@ def test_a_model_with_phones_searches_words_as_the_shipped_one(
     assert bundle.config.search == shipped and shipped.method == "words"
     assert bundle.word_model is not None and bundle.word_model.words == ("act", "at")
     assert bundle.language_model is not None and bundle.word_decoder is not None
+    assert bundle.recurrent_model is not None and bundle.recurrent_model.words == ("act", "at")
     assert (trained / "model.safetensors").read_bytes() == before
     files = {path: path.read_bytes() for path in trained.iterdir()}
     assert {path.name for path in files} == set(MODEL_FILES) - {"confidence.json"}
@@ -85,7 +89,9 @@ def test_a_model_without_phones_keeps_its_search(
     assert isinstance(bundle.language_model, CharNgramLM)
 
 
-@pytest.mark.parametrize("broken", ["lm.safetensors", "words.safetensors", "trained"])
+@pytest.mark.parametrize(
+    "broken", ["lm.safetensors", "words.safetensors", "recurrent.safetensors", "trained"]
+)
 def test_errors_are_one_line_and_nothing_is_written(
     trained: Path,
     tmp_path: Path,
