@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,11 +159,12 @@ class HeardPhones:
         ends = np.append(self.starts[1:], len(self.probabilities))
         lengths = ends[places] - self.starts[places]
         offsets = self.starts[places] - (lengths.cumsum() - lengths)
-        return np.repeat(offsets, lengths) + np.arange(lengths.sum())
+        labels = np.repeat(offsets, lengths) + np.arange(lengths.sum())
+        return labels.astype(np.int64)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
-        tensors = {
+        tensors: dict[str, NDArray[Any]] = {
             "probabilities": self.probabilities,
             "phones": self.phones.astype(np.uint8),
             "starts": self.starts.astype(np.int32),

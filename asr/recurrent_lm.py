@@ -27,6 +27,7 @@ END, UNKNOWN = 0, 1  # ids of what is no word: a text's beginning and end, and a
 SPECIAL = 2  # ids below those of words
 _FORMAT = "recurrent words 1"
 _WORDS = "words"
+_PART = 1024  # words whose logits are computed at once: they stay in the processor's cache
 
 
 class RecurrentWordLM(nn.Module):
@@ -53,9 +54,9 @@ class RecurrentWordLM(nn.Module):
         expected: Tensor = self.projection(self.rnn(self.embedding(ids))[0])
         return expected
 
-    def log_probs(self, expected: Tensor) -> Tensor:
-        """Return natural-log probabilities (N, ids) from vectors (N, width)."""
-        return F.linear(expected, self.embedding.weight, self.bias).log_softmax(1)
+    def logits(self, expected: Tensor) -> Tensor:
+        """Return logits (N, ids) from vectors (N, width)."""
+        return F.linear(expected, self.embedding.weight, self.bias)
 
     def encode(self, words: Sequence[str]) -> list[int]:
         """Return the ids of words."""
@@ -82,8 +83,10 @@ class RecurrentWordLM(nn.Module):
                 beginnings.append(place)
             wanted += ids
         expected = self(given).flatten(0, 1)[firsts]
-        found = self.log_probs(expected)[beginnings, wanted]
-        return list(found.split([len(row) + 1 for row in rows]))
+        parts = zip(self.embedding.weight.split(_PART), self.bias.split(_PART), strict=True)
+        totals = torch.stack([F.linear(expected, *part).logsumexp(1) for part in parts])
+        right = (expected[beginnings] * self.embedding.weight[wanted]).sum(1) + self.bias[wanted]
+        return list((right - totals.logsumexp(0)[beginnings]).split([len(row) + 1 for row in rows]))
 
     def save(self, path: str | Path) -> None:
         """Write the model as one safetensors file, its matrices in eight bits."""

@@ -31,8 +31,9 @@ from asr.rescore import MixedWordLM, pick_utterance, score_by_attention, score_b
 from asr.search import Hypothesis
 from asr.tokenizer import CharTokenizer
 from asr.vocabulary import Vocabulary
+from asr.word_lists import WordHypothesis
 from asr.word_lm import WordNgramLM
-from asr.word_search import Weights, WordHypothesis, search_words
+from asr.word_search import Weights, search_words
 
 _MARGIN = 12.5  # nats behind the best at which a hypothesis is given up
 _BEHIND = 8.0  # nats behind another one that goes on alike at which a text may be in a list

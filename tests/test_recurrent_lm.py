@@ -27,7 +27,7 @@ def one_by_one(model: RecurrentWordLM, text: list[str]) -> list[float]:
     ids = [0, *model.encode(text)]
     found = []
     for end in range(1, len(ids) + 1):
-        log_probs = model.log_probs(model(torch.tensor([ids[:end]]))[:, -1])[0]
+        log_probs = model.logits(model(torch.tensor([ids[:end]]))[:, -1])[0].log_softmax(0)
         found.append(float(log_probs[ids[end] if end < len(ids) else 0]))
     return found
 

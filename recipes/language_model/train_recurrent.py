@@ -154,7 +154,7 @@ def perplexity(model: RecurrentWordLM, sequences: list[Ints]) -> float:
     with torch.inference_mode():
         for sequence in sequences:
             row = torch.from_numpy(sequence.astype(np.int64))
-            log_probs = model.log_probs(model(F.pad(row, (1, 0), value=END)[None])[0])
+            log_probs = model.logits(model(F.pad(row, (1, 0), value=END)[None])[0]).log_softmax(1)
             wanted = F.pad(row, (0, 1), value=END)
             known = wanted != UNKNOWN
             total -= float(log_probs.gather(1, wanted[:, None])[known].sum())
