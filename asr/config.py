@@ -171,7 +171,7 @@ class SearchConfig:
     hearings: int = 1  # 2 hears the recording again a label later, and believes the mean
     rescore: int = 20  # texts that are weighed again in the end; 0 is none
     rescore_weight: float = 0.3  # of decoder and CTC over characters there; CTC has ctc_weight
-    recurrent_share: float = 0.3  # of the recurrent language model there, if the model has one
+    recurrent_share: float = 0.5  # of the recurrent language model there, if the model has one
     max_chars_per_second: float = 30.0
     nbest: int = 1  # texts wanted of each utterance; not of greedy search
     hotwords: tuple[str, ...] = ()  # phrases to listen for, in the alphabet; not in greedy search
