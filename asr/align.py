@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr.ctc import best_paths, peak_frames
 from asr.features import LogMel
-from asr.model import SpeechModel
+from asr.model import EncoderOutput, SpeechModel
 from asr.tokenizer import CharTokenizer
 
 # Seconds, counted between the beginnings of labels.
@@ -82,6 +82,40 @@ def measure_loudness(waveform: Tensor, num_samples: Tensor, sample_rate: int) ->
     power = raised[:, : raised.shape[1] // hop * hop].unflatten(1, (-1, hop)).square().mean(2)
     decibels = (10 * (power + 1e-10).log10()).cpu()  # (B, T)
     return [row[: count // hop] for row, count in zip(decibels, num_samples.tolist(), strict=True)]
+
+
+def align_recordings(
+    model: SpeechModel,
+    features: LogMel,
+    tokenizer: CharTokenizer,
+    encoded: EncoderOutput,
+    waveform: Tensor,
+    num_samples: Tensor,
+    texts: Sequence[str],
+) -> list[list[WordSpan]]:
+    """Find the words of known texts in recordings, whose pauses are heard as well.
+
+    Args:
+        model: With CTC over characters.
+        features: Its features.
+        tokenizer: Its tokenizer.
+        encoded: B recordings as `model` encodes them.
+        waveform: (B, N) floats in -1..1.
+        num_samples: (B,) samples of each waveform.
+        texts: B texts.
+
+    Returns:
+        As `align_words`, and with its errors.
+    """
+    rate = features.config.sample_rate
+    return align_words(
+        *model.ctc_log_probs(encoded),
+        texts,
+        tokenizer,
+        [count / rate for count in num_samples.tolist()],
+        label_seconds(model, features),
+        measure_loudness(waveform, num_samples, rate),
+    )
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from asr.align import WordSpan, align_words, label_seconds, measure_loudness
+from asr.align import WordSpan, align_recordings, label_seconds
 from asr.confidence import ConfidenceModel, word_features
 from asr.config import SearchConfig
 from asr.ctc import CTCPrefixScorer, greedy_decode
@@ -151,11 +151,9 @@ def decode_batch(
         texts = [alternatives[0].text for alternatives in nbest]
         said: list[tuple[Word, ...]] = [()] * len(texts)
         if words:
-            duration = [count / features.config.sample_rate for count in num_samples.tolist()]
-            log_probs, lengths = model.ctc_log_probs(encoded)
-            step = label_seconds(model, features)
-            loudness = measure_loudness(waveform, num_samples, features.config.sample_rate)
-            spans = align_words(log_probs, lengths, texts, tokenizer, duration, step, loudness)
+            spans = align_recordings(
+                model, features, tokenizer, encoded, waveform, num_samples, texts
+            )
             said = _judge_words(model, encoded, spans, tokenizer, language_model, confidence)
     finally:
         model.train(was_training)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from asr.align import WordSpan, align_words, label_seconds, measure_loudness
+from asr.align import WordSpan, align_recordings
 from asr.arguments import EXIT_ERROR, Parser
 from asr.batch import Batch
 from asr.checkpoint import ModelBundle, load_model
@@ -35,17 +35,12 @@ LEAST_SCORE = -3.0  # mean log-probability of an utterance's words, below which 
 @torch.inference_mode()
 def align_batch(bundle: ModelBundle, batch: Batch, texts: Sequence[str]) -> list[list[WordSpan]]:
     """Return the words of each utterance of a batch."""
-    rate = bundle.features.config.sample_rate
     features, lengths = bundle.features(batch.waveform, batch.num_samples)
     encoded = bundle.model.encode(features, lengths, for_decoder=False)
-    return align_words(
-        *bundle.model.ctc_log_probs(encoded),
-        texts,
-        bundle.tokenizer,
-        (batch.num_samples / rate).tolist(),
-        label_seconds(bundle.model, bundle.features),
-        measure_loudness(batch.waveform, batch.num_samples, rate),
-    )
+    return align_recordings(
+        bundle.model, bundle.features, bundle.tokenizer, encoded, batch.waveform,
+        batch.num_samples, texts,
+    )  # fmt: skip
 
 
 def to_ctm(name: str, words: Sequence[WordSpan]) -> str:

@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from asr.align import align_words, label_seconds, measure_loudness
+from asr.align import align_recordings
 from asr.arguments import Parser
 from asr.audio import load_audio
 from asr.checkpoint import ModelBundle, load_model
@@ -88,16 +88,13 @@ def join(clips: Sequence[tuple[np.ndarray, str]], number: int) -> Joined:
 def force(bundle: ModelBundle, recording: Joined) -> list[Word]:
     """Align the known text."""
     samples = torch.as_tensor(recording.waveform)[None]
+    num_samples = torch.tensor([samples.shape[1]])
     with torch.inference_mode():
-        features = bundle.features(samples, torch.tensor([samples.shape[1]]))
-        (spans,) = align_words(
-            *bundle.model.ctc_log_probs(bundle.model.encode(*features)),
+        encoded = bundle.model.encode(*bundle.features(samples, num_samples), for_decoder=False)
+        (spans,) = align_recordings(
+            bundle.model, bundle.features, bundle.tokenizer, encoded, samples, num_samples,
             [" ".join(recording.texts)],
-            bundle.tokenizer,
-            [samples.shape[1] / RATE],
-            label_seconds(bundle.model, bundle.features),
-            measure_loudness(samples, torch.tensor([samples.shape[1]]), RATE),
-        )
+        )  # fmt: skip
     return [Word(span.text, span.start, span.end) for span in spans]
 
 

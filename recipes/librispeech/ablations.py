@@ -11,8 +11,9 @@
 words or along characters; a model that is set to greedy search is given a beam. `train`
 trains `configs/cpu_19h.toml` with the differences in `ablations/base.toml`, and again with one
 technique switched off or exchanged, and judges each on the same utterances without a language
-model. Hypotheses and runs are kept in `runs/ablations/`; what is there for the same weights,
-utterances and settings is not done again, so that a stopped command goes on where it stood.
+model; `splice` reads runs/words.ctm, of scripts/align_manifests.py. Hypotheses and runs are kept in
+`runs/ablations/`; what is there for the same weights, utterances and settings is not done again, so
+that a stopped command goes on where it stood.
 Figures go to `ablations/search.json` and `ablations/training.json`, and RESULTS.md is made from
 these. Costs are processor time, which other work on the machine disturbs least.
 """
