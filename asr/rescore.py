@@ -92,17 +92,14 @@ class MixedWordLM:
     recurrent: RecurrentWordLM
 
     @cached_property
-    def _outside(self) -> dict[str, float]:
-        """Log-probabilities, among the words that only the n-grams know, of each; "" is <unk>."""
-        unigrams = self.ngrams.unigrams
-        outside = {
-            word: float(unigrams[place])
-            for place, word in enumerate(self.ngrams.words, start=1)
-            if word not in self.recurrent.ids
-        }
-        outside[""] = float(unigrams[self.ngrams.unknown_id])
-        total = float(np.logaddexp.reduce(list(outside.values())))
-        return {word: log_prob - total for word, log_prob in outside.items()}
+    def _outside(self) -> float:
+        """The log-probability of all words together that only the n-grams know."""
+        known = self.recurrent.ids
+        outside = [
+            index for index, word in enumerate(self.ngrams.words, start=1) if word not in known
+        ]
+        unigrams = self.ngrams.unigrams[[*outside, self.ngrams.unknown_id]]
+        return float(np.logaddexp.reduce(unigrams))
 
     def gains(self, texts: Sequence[str], share: float) -> list[float]:
         """Return by how many nats the mixture finds texts likelier than the n-grams alone.
@@ -118,7 +115,8 @@ class MixedWordLM:
             other = found.double().numpy().copy()
             for place, word in enumerate(row):
                 if word not in self.recurrent.ids:
-                    other[place] += self._outside.get(word, self._outside[""])
+                    single = self.ngrams.unigrams[self.ngrams.word_id(word)]
+                    other[place] += single - self._outside
             with np.errstate(divide="ignore"):  # a share of all or nothing
                 mixed = np.logaddexp(np.log(share) + other, np.log1p(-share) + before)
             gains.append(float((mixed - before).sum()))

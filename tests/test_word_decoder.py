@@ -12,7 +12,8 @@ from asr.features import LogMel
 from asr.hotwords import HotwordError
 from asr.lexicon import Lexicon
 from asr.model import EncoderOutput, SpeechModel
-from asr.rescore import pick_utterance, score_by_attention, score_by_ctc
+from asr.recurrent_lm import RecurrentWordLM
+from asr.rescore import MixedWordLM, pick_utterance, score_by_attention, score_by_ctc
 from asr.tokenizer import CharTokenizer
 from asr.word_decoder import WordDecoder, _hear
 
@@ -65,6 +66,25 @@ def test_the_list_is_weighed_by_decoder_and_ctc(
         assert {h.tokens for h in after} == set(wanted)
         assert [h.score for h in after] == pytest.approx(sorted(wanted.values(), reverse=True))
         assert [h.score for h in after] == pytest.approx([wanted[h.tokens] for h in after])
+
+
+@torch.no_grad()
+def test_the_list_is_weighed_by_a_recurrent_model(
+    decoder: WordDecoder, model: SpeechModel, encoded: EncoderOutput
+) -> None:
+    torch.manual_seed(1)
+    recurrent = RecurrentWordLM(tuple(LISTED)[:3], 8, 8).eval()
+    with_recurrent = replace(decoder, recurrent=recurrent)
+    alone = replace(SEARCH, rescore_weight=0.0, recurrent_share=0.6, nbest=6)
+    mixed = MixedWordLM(decoder.model, recurrent)
+    before = decoder(model, encoded, alone)  # it has none
+    for first, after in zip(before, with_recurrent(model, encoded, alone), strict=True):
+        gains = mixed.gains([TOKENIZER.decode(h.tokens) for h in first], 0.6)
+        wanted = {h.tokens: h.score + 0.8 * g for h, g in zip(first, gains, strict=True)}
+        assert [h.score for h in after] == pytest.approx(sorted(wanted.values(), reverse=True))
+        assert [h.score for h in after] == pytest.approx([wanted[h.tokens] for h in after])
+    unheard = replace(alone, recurrent_share=0.0)
+    assert with_recurrent(model, encoded, unheard) == before
 
 
 @torch.no_grad()
