@@ -104,8 +104,8 @@ def _settings(search: Figures) -> str:
             f"language model weight {lm}, length bonus {search['length_bonus']:g}"
         )
     by = []
-    if search["recurrent_share"]:
-        by.append(f"by a recurrent model with a share of {search['recurrent_share']:g}")
+    if share := search.get("recurrent_share"):  # older figures have none
+        by.append(f"by a recurrent model with a share of {share:g}")
     if search["rescore_weight"]:
         by.append(
             f"by decoder and CTC over characters (of which it has {ctc}) with weight "
