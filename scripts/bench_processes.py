@@ -75,9 +75,11 @@ def train_for(row: Row, options: argparse.Namespace, folder: Path) -> list[float
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        said = [x for x in lines if x.startswith("asr.train:")] or lines[-1:] or ["nothing said"]
-        raise ValueError(f"training of {row.name!r} failed with {done.returncode}: {said[0]}")
+        lines = [line for line in done.stderr.splitlines() if line.strip("=-* ")]  # no rules
+        said = [line for line in lines if line.startswith("asr.train:")]
+        said += [line for line in lines if "Error: " in line]  # of a process of torchrun
+        reason = (said or lines[-1:] or ["nothing said"])[0]
+        raise ValueError(f"training of {row.name!r} failed with {done.returncode}: {reason}")
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     return [r["audio_hours_per_hour"] for r in records if r["kind"] == "train"][1:]
