@@ -155,9 +155,13 @@ class HeardPhones:
             places[usable] = order[luck[usable]]
         return places
 
+    @cached_property
+    def _lengths(self) -> Ints:
+        """How many labels each phone has (M,), those of silence behind it included."""
+        return np.diff(self.starts, append=len(self.probabilities))
+
     def _labels_of(self, places: Ints) -> Ints:
-        ends = np.append(self.starts[1:], len(self.probabilities))
-        lengths = ends[places] - self.starts[places]
+        lengths = self._lengths[places]
         offsets = self.starts[places] - (lengths.cumsum() - lengths)
         labels = np.repeat(offsets, lengths) + np.arange(lengths.sum())
         return labels.astype(np.int64)

@@ -114,8 +114,9 @@ class RecurrentWordLM(nn.Module):
             words = zlib.decompress(stored.pop(_WORDS).numpy().tobytes()).decode().split("\n")
             weights = dequantize(stored)
             cells, width = weights["projection.weight"].shape[::-1]
-            model = cls(words, width, cells)
-            model.load_state_dict(weights)
+            with torch.device("meta"):  # nothing is drawn that the file replaces
+                model = cls(words, width, cells)
+            model.load_state_dict(weights, assign=True)
             if not all(tensor.isfinite().all() for tensor in weights.values()):
                 raise ValueError("found NaN or infinite weights")
         except (
