@@ -12,7 +12,7 @@ Utterances whose text cannot be what is said are left out, and counted.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,19 @@ from asr.splice import ctm_name
 
 BATCH_SECONDS = 120.0
 LEAST_SCORE = -3.0  # mean log-probability of an utterance's words, below which its text is wrong
+
+
+def read_batches(dataset: SpeechDataset, order: Sequence[list[int]]) -> Iterator[Batch]:
+    """Yield the batches of which anything can be read; show how far it is and what is left out."""
+    with open_screen(len(order), quiet=False) as screen:
+        for number, indices in enumerate(order, start=1):
+            batch = dataset[indices]
+            for problem in batch.problems:
+                with screen.cleared():
+                    print(f"left out: {problem}", file=sys.stderr)
+            if batch.counts.any():
+                yield batch
+            screen.advance(number, "")
 
 
 @torch.inference_mode()
@@ -72,20 +85,12 @@ def main(argv: list[str] | None = None) -> int:
         dataset = SpeechDataset(utterances, bundle.tokenizer, rate)
         order = DurationBatches(utterances.durations, BATCH_SECONDS, 64, 0, True).epoch(0)
         lines, kept = [], 0
-        with open_screen(len(order), quiet=False) as screen:
-            for number, indices in enumerate(order, start=1):
-                batch = dataset[indices]
-                for problem in batch.problems:
-                    with screen.cleared():
-                        print(f"left out: {problem}", file=sys.stderr)
-                if not batch.counts.any():  # nothing could be read
-                    continue
-                texts = [utterances[index].text for index in batch.indices]
-                aligned = align_batch(bundle, batch, texts)
-                found = [to_ctm(*item) for item in zip(batch.ids, aligned, strict=True)]
-                kept += sum(map(bool, found))
-                lines += found
-                screen.advance(number, batch.ids[0])
+        for batch in read_batches(dataset, order):
+            texts = [utterances[index].text for index in batch.indices]
+            aligned = align_batch(bundle, batch, texts)
+            found = [to_ctm(*item) for item in zip(batch.ids, aligned, strict=True)]
+            kept += sum(map(bool, found))
+            lines += found
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_whole(options.output, "".join(lines))
     except (ValueError, OSError) as error:

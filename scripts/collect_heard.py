@@ -29,7 +29,10 @@ from asr.dataset import SpeechDataset, load_utterances
 from asr.heard import HeardPhones, HeardRecording
 from asr.lexicon import Lexicon
 from asr.order import DurationBatches
-from asr.screen import open_screen
+
+sys.path.insert(0, str(Path(__file__).parent))  # where a test imports this file
+
+from align_manifests import read_batches
 
 BATCH_SECONDS = 120.0
 CHANGED = 0.5  # share of the batches that are changed as in training
@@ -78,16 +81,9 @@ def collect(manifests: Sequence[str], model: str, hours: float, seed: int) -> He
     chance.shuffle(order)
     order = order[: max(1, round(hours * 3600 / BATCH_SECONDS))]
     recordings: list[HeardRecording] = []
-    with open_screen(len(order), quiet=False) as screen:
-        for place, indices in enumerate(order, start=1):
-            batch = dataset[indices]
-            for problem in batch.problems:
-                with screen.cleared():
-                    print(f"left out: {problem}", file=sys.stderr)
-            if batch.counts.any():
-                texts = [utterances[index].text for index in batch.indices]
-                recordings += hear_batch(bundle, bundle.lexicon, batch, texts, chance)
-            screen.advance(place, "")
+    for batch in read_batches(dataset, order):
+        texts = [utterances[index].text for index in batch.indices]
+        recordings += hear_batch(bundle, bundle.lexicon, batch, texts, chance)
     return HeardPhones.collect(recordings)
 
 
