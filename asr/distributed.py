@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -45,13 +46,16 @@ def start(device: str) -> torch.device:
     if on_gpu:
         torch.cuda.set_device(local_rank)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        # Its functions have the group of the time of its import as their default and would keep
+        # it for ever: a thread of gloo's that outlives the interpreter aborts the process.
+        importlib.import_module("torch.distributed.nn")
         # Counts and flags go through gloo from the CPU, so that no GPU has to wait for them.
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
 
 def stop() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one; whoever holds on to it keeps its threads."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

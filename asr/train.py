@@ -14,6 +14,7 @@ which ``resume=true`` continues exactly; ``log.jsonl``, ``tensorboard/`` and the
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -64,9 +65,11 @@ def train(config: Config) -> int:
         with stopped_by_signals(trainer):
             stopped_by = trainer.run()
         # Nobody leaves while another still writes or reduces, and nothing may hold on to the
-        # process group after it is gone: its threads would end the process with an abort.
+        # process group after it is gone: its threads would end the process with an abort, now
+        # and then. The trainer holds on to it and is part of cycles, so it has to be collected.
         distributed.wait_for_all()
         del trainer
+        gc.collect()
         return stopped_by
     finally:
         distributed.stop()

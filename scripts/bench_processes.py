@@ -77,7 +77,9 @@ def train_for(row: Row, options: argparse.Namespace, folder: Path) -> list[float
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip("=-* ")]  # no rules
         said = [line for line in lines if line.startswith("asr.train:")]
-        said += [line for line in lines if "Error: " in line]  # of a process of torchrun
+        # Of a process of torchrun, whose own error says nothing.
+        said += [line for line in lines if "Error: " in line and "ChildFailed" not in line]
+        said += [line for line in lines if "exitcode" in line]
         reason = (said or lines[-1:] or ["nothing said"])[0]
         raise ValueError(f"training of {row.name!r} failed with {done.returncode}: {reason}")
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()

@@ -268,6 +268,24 @@ def test_two_processes_end_each_pass_over_shards_together(
     assert all(r["total"] > 0 for r in records)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are named under /proc")
+def test_no_thread_of_the_process_group_outlives_it(configure: Configure, tmp_path: Path) -> None:
+    # One that does may want the interpreter when it is gone, which aborts the process (SIGABRT).
+    program = tmp_path / "threads.py"
+    program.write_text(
+        "import os, sys\nfrom pathlib import Path\nfrom asr.train import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "names = [p.read_text() for p in Path('/proc/self/task').glob('*/comm')]\n"
+        "sys.exit(sum('gloo' in name for name in names))\n",
+        encoding="utf-8",
+    )
+    arguments = torchrun(2, command(configure(max_steps=2, ctc_only_steps=0), tmp_path))
+    place = arguments.index("-m", arguments.index("--standalone"))
+    arguments[place : place + 2] = [str(program)]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_one_process_lost_ends_the_others(configure: Configure, tmp_path: Path) -> None:
     config = configure(max_steps=100_000, checkpoint_minutes=1e-9)
     arguments = command(config, tmp_path)
