@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float16]
 
 _WHOLE_WORDS = 0.8  # share of the words that are taken as they were said, where they were
-_FORMAT = "heard phones 1"
+_FORMATS = ("heard phones 1", "heard phones in context 1")
 
 
 class HeardError(ValueError):
@@ -60,6 +60,7 @@ class HeardPhones:
         starts: (M,) labels where they begin, rising.
         word_starts: (M,) bool, True where a word begins.
         words: All that were said, in the same order.
+        in_context: Whether whole texts were weighed (`model.phones_in_context`).
     """
 
     probabilities: Floats
@@ -67,9 +68,10 @@ class HeardPhones:
     starts: Ints
     word_starts: NDArray[np.bool_]
     words: tuple[str, ...]
+    in_context: bool = False
 
     @classmethod
-    def collect(cls, recordings: Sequence[HeardRecording]) -> HeardPhones:
+    def collect(cls, recordings: Sequence[HeardRecording], in_context: bool = False) -> HeardPhones:
         """Join recordings; those whose alignment says other phones than their words are left out.
 
         Raises:
@@ -94,7 +96,10 @@ class HeardPhones:
         if not kept:
             raise HeardError("heard phones: found no recording with words that can be aligned")
         joined = np.concatenate
-        return cls(joined(kept), joined(phones), joined(starts), joined(word_starts), tuple(words))
+        return cls(
+            joined(kept), joined(phones), joined(starts), joined(word_starts), tuple(words),
+            in_context,
+        )  # fmt: skip
 
     def read(self, text: str, lexicon: Lexicon, chance: np.random.Generator) -> Ints:
         """Return the labels (L,) that, one behind the other, sound like a text.
@@ -176,7 +181,7 @@ class HeardPhones:
             "words": np.frombuffer(" ".join(self.words).encode(), np.uint8),
         }
         temporary = Path(f"{path}.tmp")
-        save_file(tensors, temporary, {"format": _FORMAT})
+        save_file(tensors, temporary, {"format": _FORMATS[self.in_context]})
         temporary.replace(path)
 
     @classmethod
@@ -193,8 +198,8 @@ class HeardPhones:
         try:
             with safe_open(path, "np") as file:
                 found = (file.metadata() or {}).get("format")
-                if found != _FORMAT:
-                    raise ValueError(f"found format {found!r}, wanted {_FORMAT!r}")
+                if found not in _FORMATS:
+                    raise ValueError(f"found format {found!r}, wanted {_FORMATS[0]!r}")
                 stored = {name: file.get_tensor(name) for name in list(file.keys())}
             heard = cls(
                 stored["probabilities"],
@@ -202,6 +207,7 @@ class HeardPhones:
                 stored["starts"].astype(np.int64),
                 stored["word_starts"].astype(bool),
                 tuple(stored["words"].tobytes().decode().split(" ")),
+                found == _FORMATS[True],
             )
             heard._check(num_labels)
         except (OSError, SafetensorError, KeyError, ValueError) as error:

@@ -141,6 +141,11 @@ class SpokenTexts:
                 "scripts/collect_heard.py"
             )
         heard = HeardPhones.load(data.heard_phones, lexicon.num_labels)
+        if heard.in_context != model.phones_in_context:
+            raise ValueError(
+                f"{data.heard_phones}: found phones of a model with phones_in_context="
+                f"{str(heard.in_context).lower()}, wanted the kind that this one is"
+            )
         texts = TextReader(data.spoken_texts, tokenizer)
         return cls(texts, heard, lexicon, model.ctc_labels_per_frame)
 

@@ -58,9 +58,10 @@ def hear_batch(
     encoded = bundle.model.encode(features, lengths, for_decoder=False)
     log_probs, lengths = bundle.model.phone_log_probs(encoded)
     paths = best_paths(log_probs, lengths, batch.phones, batch.phone_lengths)
-    for row, path, length, text in zip(log_probs, paths, lengths.tolist(), texts, strict=True):
+    heard = bundle.model.phones_heard(encoded)
+    for row, path, length, text in zip(heard, paths, lengths.tolist(), texts, strict=True):
         words = [(lexicon.pronounce(word), word) for word in text.split()]
-        probabilities = row[:length].exp().numpy().astype(np.float16)
+        probabilities = row[:length].numpy().astype(np.float16)
         yield HeardRecording(probabilities, path[:length].numpy().astype(np.int64), words)
 
 
@@ -84,7 +85,7 @@ def collect(manifests: Sequence[str], model: str, hours: float, seed: int) -> He
     for batch in read_batches(dataset, order):
         texts = [utterances[index].text for index in batch.indices]
         recordings += hear_batch(bundle, bundle.lexicon, batch, texts, chance)
-    return HeardPhones.collect(recordings)
+    return HeardPhones.collect(recordings, bundle.config.model.phones_in_context)
 
 
 def main(argv: list[str] | None = None) -> int:
