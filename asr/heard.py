@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float16]
 
 _WHOLE_WORDS = 0.8  # share of the words that are taken as they were said, where they were
-_FORMATS = ("heard phones 1", "heard phones in context 1")
+_FORMAT = "heard phones 1"
 
 
 class HeardError(ValueError):
@@ -40,7 +40,8 @@ class HeardRecording:
     """A recording as a recogniser heard it.
 
     Attributes:
-        probabilities: (L, P) of the blank (0) and of phones in each CTC label.
+        probabilities: (L, H) of the blank (0) and of phones in each CTC label, as the decoder
+            sees them (`SpeechModel.phones_heard`).
         path: (L,) the alignment: which of them each label says.
         words: (phones, text) of each word.
     """
@@ -55,12 +56,11 @@ class HeardPhones:
     """Recordings, one behind the other: N CTC labels with M phones.
 
     Attributes:
-        probabilities: (N, P) float16, of the blank (0) and of phones.
+        probabilities: (N, H) float16, of the blank (0) and of phones.
         phones: (M,) what was said; 0 for what lies before the first phone of a recording.
         starts: (M,) labels where they begin, rising.
         word_starts: (M,) bool, True where a word begins.
         words: All that were said, in the same order.
-        in_context: Whether whole texts were weighed (`model.phones_in_context`).
     """
 
     probabilities: Floats
@@ -68,10 +68,9 @@ class HeardPhones:
     starts: Ints
     word_starts: NDArray[np.bool_]
     words: tuple[str, ...]
-    in_context: bool = False
 
     @classmethod
-    def collect(cls, recordings: Sequence[HeardRecording], in_context: bool = False) -> HeardPhones:
+    def collect(cls, recordings: Sequence[HeardRecording]) -> HeardPhones:
         """Join recordings; those whose alignment says other phones than their words are left out.
 
         Raises:
@@ -96,10 +95,7 @@ class HeardPhones:
         if not kept:
             raise HeardError("heard phones: found no recording with words that can be aligned")
         joined = np.concatenate
-        return cls(
-            joined(kept), joined(phones), joined(starts), joined(word_starts), tuple(words),
-            in_context,
-        )  # fmt: skip
+        return cls(joined(kept), joined(phones), joined(starts), joined(word_starts), tuple(words))
 
     def read(self, text: str, lexicon: Lexicon, chance: np.random.Generator) -> Ints:
         """Return the labels (L,) that, one behind the other, sound like a text.
@@ -181,16 +177,16 @@ class HeardPhones:
             "words": np.frombuffer(" ".join(self.words).encode(), np.uint8),
         }
         temporary = Path(f"{path}.tmp")
-        save_file(tensors, temporary, {"format": _FORMATS[self.in_context]})
+        save_file(tensors, temporary, {"format": _FORMAT})
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: str | Path, num_labels: int) -> HeardPhones:
+    def load(cls, path: str | Path, width: int) -> HeardPhones:
         """Read a file.
 
         Args:
             path: Of `save`.
-            num_labels: P, the blank and the phones of the lexicon.
+            width: H, the blank and the phones of the lexicon, twice with `phones_in_context`.
 
         Raises:
             HeardError: It is missing or damaged, or of other phones.
@@ -198,8 +194,8 @@ class HeardPhones:
         try:
             with safe_open(path, "np") as file:
                 found = (file.metadata() or {}).get("format")
-                if found not in _FORMATS:
-                    raise ValueError(f"found format {found!r}, wanted {_FORMATS[0]!r}")
+                if found != _FORMAT:
+                    raise ValueError(f"found format {found!r}, wanted {_FORMAT!r}")
                 stored = {name: file.get_tensor(name) for name in list(file.keys())}
             heard = cls(
                 stored["probabilities"],
@@ -207,25 +203,24 @@ class HeardPhones:
                 stored["starts"].astype(np.int64),
                 stored["word_starts"].astype(bool),
                 tuple(stored["words"].tobytes().decode().split(" ")),
-                found == _FORMATS[True],
             )
-            heard._check(num_labels)
+            heard._check(width)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise HeardError(f"{path}: not a file of heard phones: {error}") from error
         return heard
 
-    def _check(self, num_labels: int) -> None:
-        if self.probabilities.shape[1:] != (num_labels,):
+    def _check(self, width: int) -> None:
+        if self.probabilities.shape[1:] != (width,):
             raise ValueError(
-                f"found probabilities of shape {self.probabilities.shape}, wanted those of "
-                f"{num_labels - 1} phones and the blank"
+                f"found probabilities of shape {self.probabilities.shape}, wanted {width} of each "
+                "label: of the blank and the phones, and with phones_in_context as many again"
             )
         fits = (
             0 < len(self.phones) == len(self.starts) == len(self.word_starts)
             and self.phones[0] == self.starts[0] == 0
             and bool((np.diff(self.starts) > 0).all())
             and int(self.starts[-1]) < len(self.probabilities)
-            and int(self.phones.max()) < num_labels
+            and int(self.phones.max()) < width
             and int(self.word_starts.sum()) == len(self.words)
         )
         if not fits:

@@ -162,13 +162,13 @@ class PhoneReader(nn.Module):
         super().__init__()
         width, dropout = config.phone_reader_width, config.decoder_dropout
         inner = replace(config, encoder_width=width, encoder_dropout=dropout)
-        self.layer = RecurrentLayer(inner, config.phone_labels * config.ctc_labels_per_frame)
+        self.layer = RecurrentLayer(inner, config.phones_heard_width * config.ctc_labels_per_frame)
         self.output = nn.Linear(self.layer.output_width, encoder_width)
         for weights in self.output.parameters():
             nn.init.zeros_(weights)  # joins a trained decoder without disturbing it
 
     def forward(self, probabilities: Tensor, lengths: Tensor) -> Tensor:
-        """Turn probabilities (B, S, labels a frame · P) into (B, S, D), zero on padding."""
+        """Turn probabilities (B, S, labels a frame · H) into (B, S, D), zero on padding."""
         read: Tensor = self.output(self.layer(probabilities, lengths)[0])
         return read * valid_mask(lengths, read.shape[1])[:, :, None]
 
@@ -434,12 +434,12 @@ class SpeechModel(nn.Module):
         return self._label_log_probs(self.phone_head, encoded)
 
     def phones_heard(self, encoded: EncoderOutput) -> Tensor:
-        """Return the probabilities of phones (B, S', P) that the decoder's reader sees."""
+        """Return the probabilities of phones (B, S', H) that the reader sees, see `ModelConfig`."""
         log_probs, lengths = self.phone_log_probs(encoded)
         trigram = self.log_phone_trigram
         if trigram is None:
             return log_probs.exp()
-        return label_posteriors(log_probs, lengths, trigram.exp())
+        return torch.cat([log_probs.exp(), label_posteriors(log_probs, lengths, trigram.exp())], 2)
 
     def _label_log_probs(self, head: nn.Linear, encoded: EncoderOutput) -> tuple[Tensor, Tensor]:
         labels = self.config.ctc_labels_per_frame

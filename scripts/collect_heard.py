@@ -85,7 +85,7 @@ def collect(manifests: Sequence[str], model: str, hours: float, seed: int) -> He
     for batch in read_batches(dataset, order):
         texts = [utterances[index].text for index in batch.indices]
         recordings += hear_batch(bundle, bundle.lexicon, batch, texts, chance)
-    return HeardPhones.collect(recordings, bundle.config.model.phones_in_context)
+    return HeardPhones.collect(recordings)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -150,8 +150,9 @@ def test_the_decoder_may_see_phones_in_context(configure: Configure, lexicon: Pa
         encoded = bundle.model.encode(*bundle.features(batch.waveform, batch.num_samples))
         log_probs, lengths = bundle.model.phone_log_probs(encoded)
         heard = bundle.model.phones_heard(encoded)
-        assert heard.equal(label_posteriors(log_probs, lengths, kept.exp()))
-        assert not heard.allclose(log_probs.exp() * (heard.sum(2, keepdim=True) > 0), atol=0.01)
+        alone, in_context = heard.chunk(2, 2)
+        assert alone.equal(log_probs.exp())
+        assert in_context.equal(label_posteriors(log_probs, lengths, kept.exp()))
         assert bundle.model.phone_reader is not None
         pairs = heard.unflatten(1, (len(heard[0]) // encoded.encoder_out.shape[1], -1)[::-1])
         read = bundle.model.phone_reader(pairs.flatten(2), encoded.encoder_out_lengths)
@@ -162,6 +163,27 @@ def test_the_decoder_may_see_phones_in_context(configure: Configure, lexicon: Pa
     later = Trainer(few, CPU)
     assert later.model.log_phone_trigram is not None and later.loss.phone_trigram is None
     torch.testing.assert_close(later.model.log_phone_trigram, kept)
+
+
+def test_phones_in_context_join_without_a_say(configure: Configure, lexicon: Path) -> None:
+    config = with_lexicon(configure("before", max_steps=2, ctc_only_steps=0), lexicon)
+    config = replace(config, model=replace(config.model, phone_reader_width=8))
+    run(config)
+    before = load_model(Path(config.train.output_dir) / "last")
+    after = configure("after", init_from=str(before.directory))
+    inner = replace(config.model, phones_in_context=True)
+    trainer = Trainer(replace(after, model=inner), CPU)
+    batch = trainer.dev_set[range(4)]
+    outputs = []
+    with torch.no_grad():
+        for model in (before.model, trainer.model.eval()):
+            frames = before.features(batch.waveform, batch.num_samples)
+            outputs.append(model.encode(*frames).phones_read)
+    assert outputs[0] is not None and outputs[0].any()
+    torch.testing.assert_close(outputs[1], outputs[0])
+    alone = configure("alone", init_from=f"{before.directory}")
+    back = Trainer(replace(alone, model=config.model), CPU)
+    assert back.model.log_phone_trigram is None
 
 
 def test_the_head_may_join_stay_and_be_left_out(
@@ -232,7 +254,7 @@ def test_a_run_learns_from_texts_and_goes_on_from_them(
     with pytest.raises(ValueError, match="data.spoken_texts: found .* wanted model.phone_reader"):
         Trainer(blind, CPU)
     other = replace(config, model=replace(config.model, phones_in_context=True))
-    with pytest.raises(ValueError, match="heard.safetensors: found .*phones_in_context=false"):
+    with pytest.raises(ValueError, match="heard.safetensors: .* with phones_in_context as many"):
         Trainer(other, CPU)
     for change, message in (
         ({"spoken_texts": (f"{tmp_path}/none.txt",)}, "data.spoken_texts: .*none.txt"),
