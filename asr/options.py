@@ -206,7 +206,7 @@ def _load(args: argparse.Namespace, language_model: bool) -> ModelBundle:
     from asr.word_parts import start_loading
 
     map_large_blocks()
-    words = start_loading(args.model) if language_model else None
+    words = start_loading(args.model, alone=True) if language_model else None
 
     import torch
 

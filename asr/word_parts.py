@@ -7,6 +7,8 @@ Then it fetches the compiled search, for which nobody has to wait before sound w
 
 from __future__ import annotations
 
+import importlib
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,17 +51,36 @@ class WordParts:
         return cls(lexicon, model, Vocabulary.of_model(lexicon, model))
 
 
-def start_loading(directory: str | Path | None) -> Future[WordParts]:
+def start_loading(directory: str | Path | None, alone: bool = False) -> Future[WordParts]:
     """Read what a model directory knows of words in a thread, from now on.
 
     Args:
         directory: Where it lies; ``None`` is the model inside the package.
+        alone: Whether nobody else in this process multiplies matrices in code that Numba compiles.
     """
     thread = ThreadPoolExecutor(1, "asr-words")
     parts = thread.submit(WordParts.load, DEFAULT_MODEL if directory is None else Path(directory))
+    if alone:
+        thread.submit(_import_without_blas)
     thread.submit(_prepare, parts)
     thread.shutdown(wait=False)
     return parts
+
+
+def _import_without_blas() -> None:
+    """Import what Numba needs of NumPy's functions, but for SciPy's linear algebra.
+
+    Numba only asks whether that is there, for products of matrices; the import is a twelfth of the
+    time to start.
+    """
+    name = "scipy.linalg"
+    if name in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # whoever asks is told that it is absent
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        del sys.modules[name]
 
 
 def _prepare(loaded: Future[WordParts]) -> None:

@@ -52,3 +52,24 @@ def test_nothing_waits_for_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], check=False)
     assert done.returncode == 0, "torch was imported"
+
+
+def test_a_program_of_its_own_starts_without_linear_algebra() -> None:
+    program = """
+import sys, threading
+from asr.word_parts import start_loading
+alone = sys.argv[1] == "alone"
+assert start_loading(None, alone).result().vocabulary
+for thread in threading.enumerate():
+    if thread.name.startswith("asr-words"):
+        thread.join()
+assert "numba.np.arraymath" in sys.modules
+print("scipy.linalg" in sys.modules)
+import scipy.linalg
+print(scipy.linalg.norm([3.0, 4.0]))
+"""
+    for way, loaded in (("alone", "False"), ("beside others", "True")):
+        command = [sys.executable, "-c", program, way]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [loaded, "5.0"]
