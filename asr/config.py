@@ -64,7 +64,6 @@ class ModelConfig:
     ctc_labels_per_frame: int = 1  # CTC outputs an encoder frame, for low frame rates
     phone_labels: int = 0  # of a second CTC head, blank included; set by data.lexicon
     phone_reader_width: int = 0  # of a layer through which the decoder sees the phones; 0 is none
-    phones_in_context: bool = False  # and what a trigram leaves of them (asr/trellis.py)
     attention: Literal["content", "location", "none"] = "content"
     attention_heads: int = 4
     attention_width: int = 256  # of all heads together
@@ -72,14 +71,6 @@ class ModelConfig:
     decoder_layers: int = 2  # GRUs: one before attention, and with 2 one behind it
     decoder_width: int = 320
     decoder_dropout: float = 0.2
-
-    @property
-    def phones_heard_width(self) -> int:
-        """H, how many probabilities of phones the decoder sees in each CTC label.
-
-        Those of single frames and, with `phones_in_context`, those of whole texts behind them.
-        """
-        return self.phone_labels * (2 if self.phones_in_context else 1)
 
 
 @dataclass(frozen=True)

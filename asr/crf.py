@@ -8,11 +8,13 @@ lattice-free MMI", 2018):
 
     -log P(labels | x) = -log [P_ctc(labels | x) · P_trigram(labels)] + log Z(x)
 
-where Z sums P_ctc · P_trigram over every sequence of labels (`asr/trellis.py`).
+where Z sums P_ctc · P_trigram over every sequence of labels. Label 0 is the blank; no sequence
+holds it, so that in trigrams it stands for the edge of a text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +22,36 @@ from torch import Tensor
 
 from asr.ctc import ctc_loss
 from asr.lengths import valid_mask
-from asr.trellis import sum_paths
+
+_DISCOUNT = 0.7  # taken from every count, for the labels that a history was not seen with
+
+
+def label_trigram(texts: Iterable[Sequence[int]], num_labels: int) -> Tensor:
+    """Count a trigram of labels, interpolated by absolute discounting.
+
+    Args:
+        texts: Label ids, 1 to num_labels - 1, of each text.
+        num_labels: V, blank included.
+
+    Returns:
+        (V, V, V): probability of the third label behind the first two; 0 is the edge of a text,
+        before its first label and behind its last.
+    """
+    shape = (num_labels,) * 3
+    keys: list[int] = []
+    for text in texts:
+        padded = (0, 0, *text, 0)
+        for a, b, c in zip(padded, padded[1:], padded[2:], strict=False):
+            keys.append((a * num_labels + b) * num_labels + c)
+    counts = torch.bincount(torch.tensor(keys, dtype=torch.long), minlength=num_labels**3)
+    counts = counts.view(shape).double()
+    lower = torch.full((num_labels,), 1 / num_labels, dtype=torch.float64)
+    for table in (counts.sum((0, 1)), counts.sum(0), counts):
+        total = table.sum(-1, keepdim=True)
+        left = _DISCOUNT * (table > 0).sum(-1, keepdim=True)
+        seen = ((table - _DISCOUNT).clamp(min=0) + left * lower) / total.clamp(min=1)
+        lower = torch.where(total > 0, seen, lower)
+    return lower.float()
 
 
 def crf_loss(
@@ -56,17 +87,73 @@ def _log_probability(tokens: Tensor, token_lengths: Tensor, trigram: Tensor) -> 
 
 
 class _LogSum(torch.autograd.Function):
-    """log Z of each utterance; its gradient is how often each label was passed."""
+    """log Z of each utterance, by the forward and backward recursions of a hidden Markov model.
+
+    A state is the last two labels (prev, cur) and whether the frame emits `cur` or the blank. All
+    states of a frame are one tensor (V of cur, B, 2, V of prev), so that a frame is one batched
+    product; sums are of probabilities, divided by their total in every frame.
+    """
 
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, trigram: Tensor) -> Tensor:
-        log_total, occupation = sum_paths(
-            log_probs.detach(), lengths, trigram, ctx.needs_input_grad[0]
-        )
-        ctx.save_for_backward(occupation)
+        batch, frames, labels = log_probs.shape
+        arcs = _arcs(trigram)
+        emission = log_probs.detach().exp().permute(1, 2, 0).contiguous()  # (S, V, B)
+        real = valid_mask(lengths, frames)  # (B, S)
+        state = emission.new_zeros(labels, batch, 2, labels)
+        state[0, :, 1, 0] = 1.0  # nothing said yet
+        states, log_total = [], emission.new_zeros(batch)
+        for frame, here in zip(emission, real.unbind(1), strict=True):
+            arriving = torch.bmm(state.flatten(2), arcs).permute(2, 1, 0)  # (V of cur, B, V)
+            said = (arriving + state[:, :, 0]) * frame[:, :, None]
+            quiet = (state[:, :, 0] + state[:, :, 1]) * frame[0][None, :, None]
+            new = torch.stack([said, quiet], 2)
+            scale = new.sum((0, 2, 3))
+            new /= scale[None, :, None, None]
+            log_total += scale.log() * here
+            state = torch.where(here[None, :, None, None], new, state)
+            states.append(state)
+        ends = trigram[:, :, 0].t()[:, None, None, :]  # (V of cur, 1, 1, V of prev)
+        at_end = (state * ends).sum((0, 2, 3))
+        log_total += at_end.log()
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(_occupation(states, emission, real, ends, arcs))
         return log_total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (occupation,) = ctx.saved_tensors
         return occupation * gradients[0][:, None, None], None, None
+
+
+def _arcs(trigram: Tensor) -> Tensor:
+    """Return the weights (V of cur, 2 V of kind and prev, V of next) of saying a next label."""
+    weights = trigram.transpose(0, 1).clone()  # (cur, prev, next)
+    weights[:, :, 0] = 0.0  # the end of a text is no label
+    from_label = weights.clone()
+    from_label.diagonal(dim1=0, dim2=2).zero_()  # the same label twice needs a blank between
+    return torch.cat([from_label, weights], 1)
+
+
+def _occupation(
+    states: list[Tensor], emission: Tensor, real: Tensor, ends: Tensor, arcs: Tensor
+) -> Tensor:
+    """Return the probability (B, S, V) of every label in every frame, zero on padding."""
+    backwards = arcs.transpose(1, 2).contiguous()
+    after = ends.expand_as(states[0])
+    occupation = torch.zeros_like(emission)  # (S, V, B)
+    for index in range(len(states) - 1, -1, -1):
+        frame, here = emission[index], real[:, index]
+        both = states[index] * after
+        share = both.sum(3)  # (V, B, 2)
+        occupation[index] = share[:, :, 0]
+        occupation[index, 0] += share[:, :, 1].sum(0)
+        occupation[index] *= here / occupation[index].sum(0)
+        said = after[:, :, 0] * frame[:, :, None]  # (V of cur, B, V of prev)
+        quiet = after[:, :, 1] * frame[0][None, :, None]
+        before = torch.bmm(said.permute(2, 1, 0), backwards).view_as(both)
+        before[:, :, 0] += said + quiet
+        before[:, :, 1] += quiet
+        before /= before.sum((0, 2, 3))[None, :, None, None]
+        after = torch.where(here[None, :, None, None], before, after)
+    return occupation.permute(2, 0, 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from asr.checkpoint import ModelBundle
-from asr.config import Config, ModelConfig
+from asr.config import Config
 from asr.features import LogMel
 from asr.model import SpeechModel
 from asr.tokenizer import CharTokenizer
@@ -65,29 +65,14 @@ def take_weights(
         if _is_by_character(name):
             groups = model.config.ctc_labels_per_frame if name.startswith("ctc_head.") else 1
             _copy_rows(ours[name], tensor, new, old, groups)
-        elif name not in ours:
-            continue
-        elif ours[name].shape == tensor.shape:  # not so a head for other phones
+        elif name in ours and ours[name].shape == tensor.shape:  # not so a head for other phones
             ours[name].copy_(tensor)
-        elif _reads_phones(name) and model.config.phone_labels == start.config.model.phone_labels:
-            _copy_phones(ours[name], tensor, model.config)
     fresh = len(tokenizer.alphabet) - len(shared)
     return f"starting from {start.directory}" + (f"; {fresh} characters are new" if fresh else "")
 
 
 def _is_by_character(name: str) -> bool:
     return name.startswith(("ctc_head.", "decoder.embedding.", "decoder.output."))
-
-
-def _reads_phones(name: str) -> bool:
-    return name.startswith("phone_reader.layer.cells.") and ".weight_ih_" in name
-
-
-def _copy_phones(into: Tensor, source: Tensor, config: ModelConfig) -> None:
-    """Copy what is read of single frames; what is new in context, or not known, has no say yet."""
-    shape = (config.ctc_labels_per_frame, -1, config.phone_labels)
-    into.zero_()
-    into.unflatten(1, shape)[:, :, 0] = source.unflatten(1, shape)[:, :, 0].to(into.dtype)
 
 
 def _copy_rows(

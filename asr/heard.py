@@ -40,8 +40,7 @@ class HeardRecording:
     """A recording as a recogniser heard it.
 
     Attributes:
-        probabilities: (L, H) of the blank (0) and of phones in each CTC label, as the decoder
-            sees them (`SpeechModel.phones_heard`).
+        probabilities: (L, P) of the blank (0) and of phones in each CTC label.
         path: (L,) the alignment: which of them each label says.
         words: (phones, text) of each word.
     """
@@ -56,7 +55,7 @@ class HeardPhones:
     """Recordings, one behind the other: N CTC labels with M phones.
 
     Attributes:
-        probabilities: (N, H) float16, of the blank (0) and of phones.
+        probabilities: (N, P) float16, of the blank (0) and of phones.
         phones: (M,) what was said; 0 for what lies before the first phone of a recording.
         starts: (M,) labels where they begin, rising.
         word_starts: (M,) bool, True where a word begins.
@@ -181,12 +180,12 @@ class HeardPhones:
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: str | Path, width: int) -> HeardPhones:
+    def load(cls, path: str | Path, num_labels: int) -> HeardPhones:
         """Read a file.
 
         Args:
             path: Of `save`.
-            width: H, the blank and the phones of the lexicon, twice with `phones_in_context`.
+            num_labels: P, the blank and the phones of the lexicon.
 
         Raises:
             HeardError: It is missing or damaged, or of other phones.
@@ -204,23 +203,23 @@ class HeardPhones:
                 stored["word_starts"].astype(bool),
                 tuple(stored["words"].tobytes().decode().split(" ")),
             )
-            heard._check(width)
+            heard._check(num_labels)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise HeardError(f"{path}: not a file of heard phones: {error}") from error
         return heard
 
-    def _check(self, width: int) -> None:
-        if self.probabilities.shape[1:] != (width,):
+    def _check(self, num_labels: int) -> None:
+        if self.probabilities.shape[1:] != (num_labels,):
             raise ValueError(
-                f"found probabilities of shape {self.probabilities.shape}, wanted {width} of each "
-                "label: of the blank and the phones, and with phones_in_context as many again"
+                f"found probabilities of shape {self.probabilities.shape}, wanted those of "
+                f"{num_labels - 1} phones and the blank"
             )
         fits = (
             0 < len(self.phones) == len(self.starts) == len(self.word_starts)
             and self.phones[0] == self.starts[0] == 0
             and bool((np.diff(self.starts) > 0).all())
             and int(self.starts[-1]) < len(self.probabilities)
-            and int(self.phones.max()) < width
+            and int(self.phones.max()) < num_labels
             and int(self.word_starts.sum()) == len(self.words)
         )
         if not fits:

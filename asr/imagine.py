@@ -34,7 +34,7 @@ class Imagined:
     """Texts as if heard.
 
     Attributes:
-        phones: (B, S, labels a frame · H) probabilities, zero on padding.
+        phones: (B, S, labels a frame · P) probabilities, zero on padding.
         lengths: (B,) frames.
         tokens: (B, U) character ids, padded with 0.
         token_lengths: (B,).
@@ -140,7 +140,7 @@ class SpokenTexts:
                 "data.spoken_texts: found texts without data.heard_phones, wanted a file of "
                 "scripts/collect_heard.py"
             )
-        heard = HeardPhones.load(data.heard_phones, model.phones_heard_width)
+        heard = HeardPhones.load(data.heard_phones, lexicon.num_labels)
         texts = TextReader(data.spoken_texts, tokenizer)
         return cls(texts, heard, lexicon, model.ctc_labels_per_frame)
 
@@ -178,7 +178,7 @@ def imagine(
         labels = np.append(labels, labels[-1:].repeat(-len(labels) % labels_per_frame))
         rows.append(torch.from_numpy(heard.probabilities[labels]).float())
     lengths = torch.tensor([len(row) // labels_per_frame for row in rows])
-    padded = pad_sequence(rows, batch_first=True)  # (B, S', H)
+    padded = pad_sequence(rows, batch_first=True)  # (B, S', P)
     tokens = [torch.tensor(tokenizer.encode(text)) for text in texts]
     return Imagined(
         padded.unflatten(1, (-1, labels_per_frame)).flatten(2),

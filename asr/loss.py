@@ -73,7 +73,7 @@ class JointLoss(nn.Module):
     Args:
         model: The network.
         config: Weights of the parts.
-        phone_trigram: (P, P, P) of `asr.trellis.label_trigram`; phones are then trained against all
+        phone_trigram: (P, P, P) of `asr.crf.label_trigram`; phones are then trained against all
             that it finds likely.
     """
 

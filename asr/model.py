@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,9 @@ from torch.nn import functional as F
 
 from asr.config import ModelConfig
 from asr.lengths import reverse_by_length, valid_mask
-from asr.trellis import label_posteriors
 
-_Cell = Callable[..., nn.RNNBase]
-RECURRENT_CELLS: dict[str, _Cell] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+RecurrentCells = dict[str, Callable[..., nn.RNNBase]]
+RECURRENT_CELLS: RecurrentCells = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,23 @@ class FrontEnd(nn.Module):
             nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1)
             for before, after in pairwise(channels)
         )
-        bands = -(-num_mels // 2 ** len(config.conv_channels))  # halved each time, rounded up
+        bands = num_mels
+        for _ in config.conv_channels:
+            bands = self.output_lengths_of_one(bands)
         self.output_width = channels[-1] * bands
         self.norm = nn.LayerNorm(self.output_width)
+
+    @staticmethod
+    def output_lengths_of_one(length: Any) -> Any:
+        """Return the length, or lengths, behind one convolution."""
+        return (length + 1) // 2
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Turn (B, T, F) into (B, S, C)."""
         x = features[:, None]  # (B, 1, T, F)
         for conv in self.convs:
             x = conv(x).relu()
-            lengths = (lengths + 1) // 2
+            lengths = self.output_lengths_of_one(lengths)
             # Zero again behind each end: the next convolution must see padding, not its bias.
             x = x * valid_mask(lengths, x.shape[2])[:, None, :, None]
         x = x.transpose(1, 2).flatten(2)  # (B, S, channels·bands)
@@ -162,13 +169,13 @@ class PhoneReader(nn.Module):
         super().__init__()
         width, dropout = config.phone_reader_width, config.decoder_dropout
         inner = replace(config, encoder_width=width, encoder_dropout=dropout)
-        self.layer = RecurrentLayer(inner, config.phones_heard_width * config.ctc_labels_per_frame)
+        self.layer = RecurrentLayer(inner, config.phone_labels * config.ctc_labels_per_frame)
         self.output = nn.Linear(self.layer.output_width, encoder_width)
         for weights in self.output.parameters():
             nn.init.zeros_(weights)  # joins a trained decoder without disturbing it
 
     def forward(self, probabilities: Tensor, lengths: Tensor) -> Tensor:
-        """Turn probabilities (B, S, labels a frame · H) into (B, S, D), zero on padding."""
+        """Turn probabilities (B, S, labels a frame · P) into (B, S, D), zero on padding."""
         read: Tensor = self.output(self.layer(probabilities, lengths)[0])
         return read * valid_mask(lengths, read.shape[1])[:, :, None]
 
@@ -243,7 +250,11 @@ class Attention(nn.Module):
     def forward(
         self, hidden: Tensor, positions: Tensor, state: DecoderState
     ) -> tuple[Tensor, Tensor]:
-        """Attend from states (B, U, H) of characters at ``positions`` (U,) or (1,), see `weigh`."""
+        """Attend from hidden states (B, U, H) of characters at ``positions`` (U,) or (1,).
+
+        Returns:
+            Context (B, U, width) and weights, the mean over heads (B, U, S).
+        """
         time = sinusoids(positions / self.chars_per_second, 64)
         queries = self.split_heads(self.query(hidden) + self.query_position(time))
         scores = queries @ state.keys.transpose(2, 3) / math.sqrt(queries.shape[3])
@@ -259,7 +270,7 @@ class Attention(nn.Module):
         return self.weigh((inside * self.energy[None, :, None, None]).sum(-1), state)
 
     def weigh(self, scores: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
-        """Turn scores (B, heads, U, S) into context (B, U, width) and mean weights (B, U, S)."""
+        """Turn scores (B, heads, U, S) into context and mean weights."""
         scores = scores.float().masked_fill(~state.mask[:, None, None], -math.inf)
         weights = scores.softmax(dim=3)
         context = weights.to(state.values.dtype) @ state.values  # (B, heads, U, ·)
@@ -297,18 +308,20 @@ class Decoder(nn.Module):
             output_width += self.attention.output_width
             if config.decoder_layers == 2:
                 self.second_rnn = nn.GRU(output_width, self.width, batch_first=True)
+                output_width = self.width + self.attention.output_width
         self.output = nn.Linear(output_width, vocab_size)
 
     def start(self, encoded: EncoderOutput, beam_size: int = 1) -> DecoderState:
         """Return the state before the first character, for N = B·beam_size rows."""
         x = encoded.encoder_out
         rows = len(x) * beam_size
+        zero = x.new_zeros(rows, self.width)
         if self.attention is None:
             first = self.bridge(encoded.final_state).to(x.dtype).repeat_interleave(beam_size, dim=0)
             empty = x.new_zeros(len(x), 0)
             return DecoderState((first,), empty, empty, empty, x.new_zeros(rows, 0), 0)
         keys, values, mask = self.attention.memory(encoded)
-        hidden = (x.new_zeros(rows, self.width),) * (1 if self.second_rnn is None else 2)
+        hidden = (zero,) if self.second_rnn is None else (zero, zero)
         return DecoderState(hidden, keys, values, mask, x.new_zeros(rows, x.shape[1]), 0)
 
     def forward(self, tokens: Tensor, encoded: EncoderOutput) -> tuple[Tensor, Tensor]:
@@ -389,8 +402,6 @@ class SpeechModel(nn.Module):
         shift_seconds: Time from one feature frame to the next.
     """
 
-    log_phone_trigram: Tensor | None  # (P, P, P) of `asr.trellis.label_trigram`
-
     def __init__(
         self, config: ModelConfig, num_mels: int, vocab_size: int, shift_seconds: float = 0.01
     ) -> None:
@@ -405,17 +416,16 @@ class SpeechModel(nn.Module):
             self.phone_head = nn.Linear(width, config.phone_labels * labels)
             if config.phone_reader_width and config.attention != "none":
                 self.phone_reader = PhoneReader(config, width)
-        even = torch.full((config.phone_labels,) * 3, -math.log(max(1, config.phone_labels)))
-        self.register_buffer("log_phone_trigram", even if config.phones_in_context else None)
-        seconds = shift_seconds * self.encoder.subsampling
-        self.decoder = Decoder(config, self.encoder, vocab_size, seconds)
+        frame_seconds = shift_seconds * self.encoder.subsampling
+        self.decoder = Decoder(config, self.encoder, vocab_size, frame_seconds)
 
     def encode(self, features: Tensor, lengths: Tensor, for_decoder: bool = True) -> EncoderOutput:
         """Encode features (B, T, F) of lengths (B,) ≥ 1 frames, for CTC alone or both."""
         encoded: EncoderOutput = self.encoder(features, lengths)
         if self.phone_reader is None or not for_decoder:
             return encoded
-        heard = self.phones_heard(encoded).detach()  # the decoder's loss does not reach them
+        # Detached: the decoder's loss does not reach the phones.
+        heard = self.phone_log_probs(encoded)[0].detach().exp()
         heard = heard.unflatten(1, (-1, self.config.ctc_labels_per_frame)).flatten(2)
         return replace(encoded, phones_read=self.phone_reader(heard, encoded.encoder_out_lengths))
 
@@ -432,14 +442,6 @@ class SpeechModel(nn.Module):
         if self.phone_head is None:
             raise ValueError("the network knows no phones, wanted one trained with data.lexicon")
         return self._label_log_probs(self.phone_head, encoded)
-
-    def phones_heard(self, encoded: EncoderOutput) -> Tensor:
-        """Return the probabilities of phones (B, S', H) that the reader sees, see `ModelConfig`."""
-        log_probs, lengths = self.phone_log_probs(encoded)
-        trigram = self.log_phone_trigram
-        if trigram is None:
-            return log_probs.exp()
-        return torch.cat([log_probs.exp(), label_posteriors(log_probs, lengths, trigram.exp())], 2)
 
     def _label_log_probs(self, head: nn.Linear, encoded: EncoderOutput) -> tuple[Tensor, Tensor]:
         labels = self.config.ctc_labels_per_frame

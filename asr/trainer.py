@@ -28,6 +28,7 @@ from asr.checkpoint import (
     save_state,
 )
 from asr.config import Config, SearchConfig, SearchMethod, config_from_dict, config_to_dict
+from asr.crf import label_trigram
 from asr.dataset import open_source
 from asr.finetune import freeze, network_differences, take_weights
 from asr.imagine import Imagined, SpokenTexts
@@ -39,7 +40,6 @@ from asr.optimize import learning_rate, make_optimizer, step_if_finite, update_a
 from asr.probe import Probe
 from asr.run_report import describe_start, write_run_report
 from asr.splice import Splicer, read_word_times
-from asr.trellis import label_trigram
 from asr.validate import load_dev_set, validate
 
 STATISTICS_UTTERANCES = 200  # whose frames set the features' mean and deviation
@@ -111,8 +111,6 @@ class Trainer:
             self.messages.append(take_weights(self.start, model, self.features, self.tokenizer))
         elif not config.train.resume:
             self.features.fit(self.source.waveforms(STATISTICS_UTTERANCES))
-        if model.log_phone_trigram is not None and self.phone_trigram is not None:
-            model.log_phone_trigram.copy_(self.phone_trigram.log())
         if config.train.freeze:
             self.messages.append(freeze(model, config.train.freeze))
         self.model, self.features = model.to(device), self.features.to(device)
@@ -145,21 +143,14 @@ class Trainer:
 
     @cached_property
     def phone_trigram(self) -> Tensor | None:
-        """What phones are trained against: the start's, or counted in the training texts."""
-        start, config = self.start, self.config
-        wanted = config.train.phone_loss == "crf" or config.model.phones_in_context
-        if not self.lexicon or not wanted:
+        """What phones are trained against, counted in the training texts."""
+        if self.config.train.phone_loss == "ctc" or not self.lexicon:
             return None
-        if start and start.lexicon and start.lexicon.phones == self.lexicon.phones:
-            known = start.model.log_phone_trigram
-            if known is not None:
-                return known.exp().to(self.device)
         spoken = (self.lexicon.encode(text) for text in self.source.texts(TRIGRAM_TEXTS))
         return label_trigram(spoken, self.lexicon.num_labels).to(self.device)
 
     def _loss_of_all_processes(self) -> nn.Module:
-        against = None if self.config.train.phone_loss == "ctc" else self.phone_trigram
-        loss = JointLoss(self.model, self.config.train, against)
+        loss = JointLoss(self.model, self.config.train, self.phone_trigram)
         if distributed.world_size() == 1:
             return loss
         # Looking for weights without gradients costs time: only while the decoder waits.
@@ -177,7 +168,7 @@ class Trainer:
         if not self.start:
             return
         # Phones, and their reader, may be new, or be left out for another alphabet.
-        joining = ("phone_labels", "phone_reader_width", "phones_in_context")
+        joining = ("phone_labels", "phone_reader_width")
         if found := network_differences(self.config, self.start.config, *joining):
             raise ValueError(
                 f"train.init_from: {self.config.train.init_from} is another network; "

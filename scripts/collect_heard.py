@@ -58,10 +58,9 @@ def hear_batch(
     encoded = bundle.model.encode(features, lengths, for_decoder=False)
     log_probs, lengths = bundle.model.phone_log_probs(encoded)
     paths = best_paths(log_probs, lengths, batch.phones, batch.phone_lengths)
-    heard = bundle.model.phones_heard(encoded)
-    for row, path, length, text in zip(heard, paths, lengths.tolist(), texts, strict=True):
+    for row, path, length, text in zip(log_probs, paths, lengths.tolist(), texts, strict=True):
         words = [(lexicon.pronounce(word), word) for word in text.split()]
-        probabilities = row[:length].numpy().astype(np.float16)
+        probabilities = row[:length].exp().numpy().astype(np.float16)
         yield HeardRecording(probabilities, path[:length].numpy().astype(np.int64), words)
 
 

@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from all_paths import LABELS, TEXTS, sum_of_all_paths, utterances, weigh
+from torch import Tensor
 
-from asr.crf import crf_loss
+from asr.crf import crf_loss, label_trigram
 from asr.ctc import ctc_loss
-from asr.trellis import label_trigram
+
+LABELS = 4
+TEXTS = [[1, 2, 3], [1, 1, 2], [3, 2], [2]]
+
+
+def weigh(text: tuple[int, ...] | list[int], trigram: Tensor) -> float:
+    padded = (0, 0, *text, 0)
+    weight = 1.0
+    for a, b, c in zip(padded, padded[1:], padded[2:], strict=False):
+        weight *= float(trigram[a, b, c])
+    return weight
+
+
+def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(k for i, k in enumerate(path) if k and (i == 0 or path[i - 1] != k))
+
+
+def sum_of_all_paths(log_probs: Tensor, trigram: Tensor) -> Tensor:
+    """Return log Z of one utterance (S, V), path by path."""
+    weights = []
+    for path in itertools.product(range(LABELS), repeat=len(log_probs)):
+        acoustic = torch.stack([log_probs[s, label] for s, label in enumerate(path)]).sum()
+        weights.append(acoustic.exp() * weigh(collapse(path), trigram))
+    return torch.stack(weights).sum().log()
+
+
+def utterances() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    log_probs = torch.randn(3, 5, LABELS, dtype=torch.float64).log_softmax(2)
+    return log_probs.requires_grad_(), torch.tensor([5, 3, 4])
+
+
+def test_a_trigram_is_a_distribution_and_counts() -> None:
+    trigram = label_trigram(TEXTS, LABELS)
+    assert trigram.shape == (LABELS,) * 3
+    assert (trigram > 0).all()
+    torch.testing.assert_close(trigram.sum(2), torch.ones(LABELS, LABELS))
+    assert trigram[0, 0].argmax() == 1  # two of four begin so
+    assert trigram[3, 2].argmax() == 0  # and end so
+    assert trigram[1, 2, 3] > trigram[1, 2, 1]
+
+
+def test_without_texts_every_label_is_as_likely() -> None:
+    assert label_trigram([], LABELS).allclose(torch.tensor(1 / LABELS))
 
 
 def test_the_loss_is_that_of_all_paths_with_its_gradient() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from asr.batch import make_batch
 from asr.checkpoint import load_model
 from asr.config import Config, ModelConfig, TrainConfig
-from asr.crf import crf_loss
+from asr.crf import crf_loss, label_trigram
 from asr.ctc import greedy_decode
 from asr.lexicon import Lexicon
 from asr.loss import JointLoss, UpdateSize
@@ -24,7 +24,6 @@ from asr.model import SpeechModel
 from asr.tokenizer import CharTokenizer
 from asr.train import main
 from asr.trainer import Trainer
-from asr.trellis import label_posteriors, label_trigram
 
 Configure = Callable[..., Config]
 CPU = torch.device("cpu")
@@ -134,58 +133,6 @@ def test_phones_are_trained_against_the_trigram_of_the_training_texts(
     assert plain.loss.phone_trigram is None
 
 
-def test_the_decoder_may_see_phones_in_context(configure: Configure, lexicon: Path) -> None:
-    config = with_lexicon(configure(max_steps=2, ctc_only_steps=0), lexicon)
-    model = replace(config.model, phone_reader_width=8, phones_in_context=True)
-    config = replace(config, model=model)
-    trainer = run(config)
-    wanted = trainer.phone_trigram
-    assert wanted is not None and trainer.loss.phone_trigram is wanted
-    bundle = load_model(Path(config.train.output_dir) / "last")
-    kept = bundle.model.log_phone_trigram
-    assert kept is not None
-    torch.testing.assert_close(kept.exp(), wanted, rtol=1e-3, atol=1e-5)
-    batch = trainer.dev_set[range(4)]
-    with torch.no_grad():
-        encoded = bundle.model.encode(*bundle.features(batch.waveform, batch.num_samples))
-        log_probs, lengths = bundle.model.phone_log_probs(encoded)
-        heard = bundle.model.phones_heard(encoded)
-        alone, in_context = heard.chunk(2, 2)
-        assert alone.equal(log_probs.exp())
-        assert in_context.equal(label_posteriors(log_probs, lengths, kept.exp()))
-        assert bundle.model.phone_reader is not None
-        pairs = heard.unflatten(1, (len(heard[0]) // encoded.encoder_out.shape[1], -1)[::-1])
-        read = bundle.model.phone_reader(pairs.flatten(2), encoded.encoder_out_lengths)
-        assert encoded.phones_read is not None and encoded.phones_read.equal(read)
-    # Other texts later, as a few of a speaker's own, leave it as it is; CTC alone needs it too.
-    few = configure("few", init_from=str(bundle.directory), phone_loss="ctc")
-    few = replace(few, model=model)
-    later = Trainer(few, CPU)
-    assert later.model.log_phone_trigram is not None and later.loss.phone_trigram is None
-    torch.testing.assert_close(later.model.log_phone_trigram, kept)
-
-
-def test_phones_in_context_join_without_a_say(configure: Configure, lexicon: Path) -> None:
-    config = with_lexicon(configure("before", max_steps=2, ctc_only_steps=0), lexicon)
-    config = replace(config, model=replace(config.model, phone_reader_width=8))
-    run(config)
-    before = load_model(Path(config.train.output_dir) / "last")
-    after = configure("after", init_from=str(before.directory))
-    inner = replace(config.model, phones_in_context=True)
-    trainer = Trainer(replace(after, model=inner), CPU)
-    batch = trainer.dev_set[range(4)]
-    outputs = []
-    with torch.no_grad():
-        for model in (before.model, trainer.model.eval()):
-            frames = before.features(batch.waveform, batch.num_samples)
-            outputs.append(model.encode(*frames).phones_read)
-    assert outputs[0] is not None and outputs[0].any()
-    torch.testing.assert_close(outputs[1], outputs[0])
-    alone = configure("alone", init_from=f"{before.directory}")
-    back = Trainer(replace(alone, model=config.model), CPU)
-    assert back.model.log_phone_trigram is None
-
-
 def test_the_head_may_join_stay_and_be_left_out(
     configure: Configure, lexicon: Path, tmp_path: Path
 ) -> None:
@@ -253,9 +200,6 @@ def test_a_run_learns_from_texts_and_goes_on_from_them(
     blind = replace(config, model=replace(config.model, phone_reader_width=0))
     with pytest.raises(ValueError, match="data.spoken_texts: found .* wanted model.phone_reader"):
         Trainer(blind, CPU)
-    other = replace(config, model=replace(config.model, phones_in_context=True))
-    with pytest.raises(ValueError, match="heard.safetensors: .* with phones_in_context as many"):
-        Trainer(other, CPU)
     for change, message in (
         ({"spoken_texts": (f"{tmp_path}/none.txt",)}, "data.spoken_texts: .*none.txt"),
         ({"heard_phones": ""}, "wanted a file of scripts/collect_heard.py"),
