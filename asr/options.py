@@ -38,7 +38,7 @@ PRESETS = {
     "greedy": Preset({"method": "greedy"}, None, "the same as --method greedy"),
     "fast": Preset(
         {"method": "beam", "beam_size": 4, "ctc_weight": 1.0},
-        {"method": "words", "beam_size": 200, "rescore": 0},
+        {"method": "words", "beam_size": 200, "rescore": 20},
         "less time, more errors: a smaller beam",
     ),
     "accurate": Preset(

@@ -3,13 +3,15 @@
 One LSTM layer whose output is held against the same vectors that words come in as (Press and Wolf,
 "Using the output embedding to improve language models", 2017). It is asked about whole texts that
 an n-gram model found, never inside the search. It is made from text by
-`recipes/language_model/train_recurrent.py`.
+`recipes/language_model/train_recurrent.py`, in such a way that the exponentials of its logits sum
+to nearly one: a text costs a few dot products and no softmax over all words.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +20,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from asr.language_model import LanguageModelError
 from asr.quantize import dequantize, quantize
 
 END, UNKNOWN = 0, 1  # ids of what is no word: a text's beginning and end, and any other word
 SPECIAL = 2  # ids below those of words
-_FORMAT = "recurrent words 1"
+_FORMAT = "recurrent words 2"  # the first needed a softmax
 _WORDS = "words"
-_PART = 1024  # words whose logits are computed at once: they stay in the processor's cache
+_CELL = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
 class RecurrentWordLM(nn.Module):
@@ -66,27 +67,33 @@ class RecurrentWordLM(nn.Module):
     def score_texts(self, texts: Sequence[Sequence[str]]) -> list[Tensor]:
         """Return natural-log probabilities of texts, (W + 1,) each: of the words and the end.
 
-        Any word outside the vocabulary has the probability of all of these. What texts have in
-        common at their beginning is computed once.
+        They are the logits: what all words sum to is not looked at. Any word outside the
+        vocabulary has the probability of all of these. What texts have in common at their
+        beginning is computed once.
         """
-        rows = [torch.tensor(self.encode(text), dtype=torch.long) for text in texts]
-        given = F.pad(pad_sequence(rows, batch_first=True), (1, 0), value=END)  # (B, W + 1)
-        places: dict[tuple[int, int], int] = {}  # of a beginning: the one before, and a word
-        firsts: list[int] = []  # where in `given`, flattened, each beginning stands first
-        beginnings, wanted = [], []
-        for number, row in enumerate(rows):
-            ids, place = [*row.tolist(), END], -1
-            for position, token in enumerate([END, *ids[:-1]]):
-                place = places.setdefault((place, token), len(places))
-                if place == len(firsts):
-                    firsts.append(number * given.shape[1] + position)
-                beginnings.append(place)
-            wanted += ids
-        expected = self(given).flatten(0, 1)[firsts]
-        parts = zip(self.embedding.weight.split(_PART), self.bias.split(_PART), strict=True)
-        totals = torch.stack([F.linear(expected, *part).logsumexp(1) for part in parts])
-        right = (expected[beginnings] * self.embedding.weight[wanted]).sum(1) + self.bias[wanted]
-        return list((right - totals.logsumexp(0)[beginnings]).split([len(row) + 1 for row in rows]))
+        rows = [[END, *self.encode(text)] for text in texts]
+        weights = [getattr(self.rnn, name) for name in _CELL]
+        hidden = cell = self.bias.new_zeros(1, self.rnn.hidden_size)
+        beginning = [0] * len(rows)  # which of those of as many words each text has
+        states: list[Tensor] = []
+        size = 0
+        places: list[list[int]] = [[] for _ in rows]  # of each text's beginnings among all
+        for position in range(max(map(len, rows), default=0)):
+            found: dict[tuple[int, int], int] = {}  # a beginning one word shorter, and a word
+            for number, row in enumerate(rows):
+                if position < len(row):
+                    key = (beginning[number], row[position])
+                    beginning[number] = found.setdefault(key, len(found))
+                    places[number].append(size + beginning[number])
+            before, words = torch.tensor(list(found)).T
+            given = self.embedding(words)
+            hidden, cell = torch.lstm_cell(given, (hidden[before], cell[before]), *weights)
+            states.append(hidden)
+            size += len(found)
+        wanted = torch.tensor([id_ for row in rows for id_ in (*row[1:], END)], dtype=torch.long)
+        expected = self.projection(torch.cat(states))[list(chain.from_iterable(places))]
+        scores = (expected * self.embedding(wanted)).sum(1) + self.bias[wanted]
+        return list(scores.split([len(row) for row in rows]))
 
     def save(self, path: str | Path) -> None:
         """Write the model as one safetensors file, its matrices in eight bits."""

@@ -170,7 +170,7 @@ def test_options_change_the_search_of_the_model(
     ("options", "expected"),
     [
         ([], {}),
-        (["--fast"], {"beam_size": 200, "rescore": 0}),
+        (["--fast"], {"beam_size": 200, "rescore": 20}),
         (["--accurate"], {"beam_size": 3000, "rescore": 100}),
         (["--beam-size", "5"], {"beam_size": 5}),
         (["--method", "beam"], CHARACTER_SEARCH),

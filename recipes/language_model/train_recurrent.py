@@ -11,7 +11,9 @@ Text files are those of `train_words.py`, whose model says which words there are
 reader says several in one breath; transcripts count twice. Every 100th of them is held out (of all
 texts where there are none): the program prints their perplexity. The words that each is held
 against are a sample (Bengio and Senécal, "Adaptive importance sampling to accelerate training of a
-neural probabilistic language model", 2008). The state is saved every few minutes; the same command
+neural probabilistic language model", 2008), and what all words sum to is held near one, so that the
+search need not sum (Devlin et al., "Fast and robust neural network joint models for statistical
+machine translation", 2014). The state is saved every few minutes; the same command
 goes on where it stopped.
 """
 
@@ -49,6 +51,7 @@ JOINED_WORDS = (4, 40)  # of neighbouring sentences of books, about
 MOST_WORDS = 60  # of a sequence; the rest of a longer one is left out
 SAMPLES = 3000  # words that each update is held against
 UNKNOWN_SHARE = 0.3  # how much less often than it comes <unk> is sampled
+NORMALISED = 0.1  # weight of the squared log of what all words sum to, which should be one
 LEARNING_RATE, WARMUP = 3e-3, 200
 SAVE_SECONDS = 180.0
 PAD = -1
@@ -124,7 +127,7 @@ class Sampler:
 def sampled_loss(
     model: RecurrentWordLM, rows: list[Tensor], samples: Tensor, log_expected: Tensor
 ) -> Tensor:
-    """Return the mean loss of all words and ends of sequences, in nats.
+    """Return the mean loss of all words and ends of sequences, in nats, and its penalty.
 
     Args:
         model: In training.
@@ -145,21 +148,27 @@ def sampled_loss(
     others = others.masked_fill(samples == wanted[:, None], -torch.inf)
     right = (expected.float() * model.embedding(wanted)).sum(1)
     right = right + model.bias[wanted]
-    return (torch.logaddexp(right, others.logsumexp(1)) - right).mean()
+    total = torch.logaddexp(right, others.logsumexp(1))
+    return (total - right).mean() + NORMALISED * total.square().mean()
 
 
-def perplexity(model: RecurrentWordLM, sequences: list[Ints]) -> float:
-    """Return the perplexity of sequences and their ends, words that are not known left out."""
-    total = count = 0.0
+def judge(model: RecurrentWordLM, sequences: list[Ints]) -> tuple[float, float]:
+    """Return two figures of sequences and their ends.
+
+    Their perplexity, words that are not known left out, and how far from one all words together
+    are: the root of the mean square of the logarithm, in nats.
+    """
+    loss = square = 0.0
+    known = places = 0
     with torch.inference_mode():
         for sequence in sequences:
             row = torch.from_numpy(sequence.astype(np.int64))
-            log_probs = model.logits(model(F.pad(row, (1, 0), value=END)[None])[0]).log_softmax(1)
-            wanted = F.pad(row, (0, 1), value=END)
-            known = wanted != UNKNOWN
-            total -= float(log_probs.gather(1, wanted[:, None])[known].sum())
-            count += int(known.sum())
-    return math.exp(total / max(count, 1))
+            logits = model.logits(model(F.pad(row, (1, 0), value=END)[None])[0])
+            totals, wanted = logits.logsumexp(1), F.pad(row, (0, 1), value=END)
+            losses = (totals - logits.gather(1, wanted[:, None])[:, 0])[wanted != UNKNOWN]
+            loss, known = loss + float(losses.sum()), known + len(losses)
+            square, places = square + float(totals.square().sum()), places + len(totals)
+    return math.exp(loss / max(known, 1)), math.sqrt(square / max(places, 1))
 
 
 def train(options: argparse.Namespace) -> RecurrentWordLM:
@@ -223,8 +232,12 @@ def train(options: argparse.Namespace) -> RecurrentWordLM:
             })  # fmt: skip
             saved = time.monotonic()
     test = [sequence for sequence in split_sentences(held_out) if len(sequence)]
-    print(f"held out: {sum(map(len, test)):,} words, perplexity {perplexity(model, test):.1f}")
-    return model.eval()
+    perplexity, away = judge(model.eval(), test)
+    print(
+        f"held out: {sum(map(len, test)):,} words, perplexity {perplexity:.1f}; "
+        f"all words together are one but for {away:.2f} nats"
+    )
+    return model
 
 
 def state_of(output: Path) -> Path:

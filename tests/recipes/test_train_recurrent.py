@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from random_model import equal_words
+from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "language_model"))
 
 import train_recurrent
-from train_recurrent import Sampler, join_sentences, main, make_batches, sampled_loss
+from train_recurrent import NORMALISED, Sampler, join_sentences, main, make_batches, sampled_loss
 
 from asr.recurrent_lm import RecurrentWordLM
 
@@ -44,6 +45,17 @@ def test_it_learns_what_follows_what(
     sea, man = (float(s[2]) for s in model.score_texts([["the", "old", w] for w in ("sea", "man")]))
     assert sea > man + 2.0
     assert not (tmp_path / "out.safetensors.state").exists()
+
+
+def test_what_all_words_sum_to_is_held_near_one(
+    files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = []
+    for weight in (0.0, 1.0):
+        monkeypatch.setattr(train_recurrent, "NORMALISED", weight)
+        assert main([*files, "--passes", "20"]) == 0
+        away.append(float(capsys.readouterr().out.split("one but for ")[1].split()[0]))
+    assert away[1] < 0.1 < away[0]
 
 
 def test_a_stopped_run_goes_on_to_the_same_model(
@@ -112,6 +124,12 @@ def test_sampling_comes_near_the_loss_over_all_words() -> None:
     sampler = Sampler.of_counts(np.linspace(1, 50, 42))
     samples = sampler.draw(np.random.default_rng(0))
     sampled = sampled_loss(model, rows, samples, sampler.log_expected).item()
-    scores = model.eval().score_texts([["3", "5", "7"], ["1"]])
-    wanted = -float(torch.cat(scores).mean())
+    losses, totals = [], []
+    for row in rows:
+        logits = model.logits(model(F.pad(row, (1, 0))[None])[0])
+        losses.append(F.cross_entropy(logits, F.pad(row, (0, 1)), reduction="none"))
+        totals.append(logits.logsumexp(1))
+    penalty = NORMALISED * torch.cat(totals).square().mean()
+    wanted = (torch.cat(losses).mean() + penalty).item()
     assert sampled == pytest.approx(wanted, abs=0.1)
+    assert penalty > 0.5  # 42 words that are all as likely
