@@ -86,6 +86,7 @@ VARIANTS = (
         "no_recurrent", "weighed again without the recurrent model", {"recurrent_share": 0.0},
         of_method=WORDS,
     ),
+    Variant("second_pass_20", "the 20 best weighed again", {"rescore": 20}, of_method=WORDS),
     Variant("second_pass_100", "the 100 best weighed again", {"rescore": 100}, of_method=WORDS),
     Variant(
         "second_pass", "weighed again by decoder and CTC over characters too",
