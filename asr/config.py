@@ -81,6 +81,7 @@ class AugmentConfig:
     # Of cutting an utterance between words and dealing out the pieces anew; see asr/splice.py.
     splice_probability: float = 0.0
     splice_words: int = 5  # most words of a piece
+    splice_seconds: float = 0.0  # about the length of what comes out, faster; 0 is as before
     gain_db: float = 6.0  # loudness changes by up to this much either way
     frequency_warp: float = 0.0  # each utterance's frequencies are stretched by up to this share
     noise_probability: float = 0.0  # of adding noise to an utterance
@@ -131,6 +132,8 @@ class TrainConfig:
     threads: int = 0  # CPU threads a process; 0 leaves PyTorch's choice
     seed: int = 1
     max_steps: int = 10000
+    # Muon costs more an update and learns more from it; see asr/optimize.py.
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     warmup_steps: int = 500
     decay_steps: int = 2000  # last steps, over which the rate falls to a hundredth
@@ -359,6 +362,10 @@ def _check(config: Config) -> None:
         value = getattr(config.search, name)
         if value < 0:
             raise ConfigError(f"search.{name}: found {value}, wanted at least 0")
+    if config.augment.splice_seconds < 0:
+        raise ConfigError(
+            f"augment.splice_seconds: found {config.augment.splice_seconds}, wanted at least 0"
+        )
     if config.augment.noise_min_snr_db > config.augment.noise_max_snr_db:
         raise ConfigError(
             f"augment.noise_min_snr_db: found {config.augment.noise_min_snr_db}, wanted at most "

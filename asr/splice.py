@@ -25,6 +25,8 @@ from asr.batch import Batch
 from asr.config import AugmentConfig
 from asr.tokenizer import CharTokenizer
 
+Piece = tuple[Tensor, str]  # sound (N,) and what is said in it
+
 _FADE_SECONDS = 0.005  # at both ends of a piece, against clicks
 _STRANGERS = 1000  # utterances without word times, of which one at least should have some
 
@@ -116,16 +118,36 @@ class Splicer:
         self.strangers = 0
 
     def __call__(self, batch: Batch, chance: random.Random) -> Batch:
-        """Return a batch of as many utterances and the same words, on the CPU.
+        """Return a batch of the same words, on the CPU.
 
         Of two utterances that are cut, one gets its own pieces in another order, and one those
-        of any that are cut so.
+        of any that are cut so; there are as many utterances as before. With ``splice_seconds``
+        a whole batch is cut or none of it, into more and shorter utterances (`_shortened`), which
+        those of ``indices`` and ``ids`` became together.
 
         Raises:
             ValueError: None of the first utterances has word times.
         """
         rows = [self._row(batch, number) for number in range(len(batch.counts))]
-        shared: list[int] = []
+        counts = batch.counts.tolist()
+        if not self.config.splice_seconds:
+            rows = self._dealt(rows, batch, chance)
+        elif chance.random() < self.config.splice_probability:
+            rows, counts = self._shortened(rows, batch, chance)
+        sounds = [sound for sound, _ in rows]
+        tokens = [torch.tensor(self.tokenizer.encode(text)) for _, text in rows]
+        return replace(
+            batch,
+            waveform=pad_sequence(sounds, batch_first=True),
+            num_samples=torch.tensor([len(sound) for sound in sounds]),
+            tokens=pad_sequence(tokens, batch_first=True, padding_value=self.tokenizer.pad_id),
+            token_lengths=torch.tensor([len(ids) for ids in tokens]),
+            counts=torch.tensor(counts),
+        )
+
+    def _dealt(self, rows: list[Piece], batch: Batch, chance: random.Random) -> list[Piece]:
+        """Return as many utterances."""
+        rows, shared = list(rows), []
         for number, (sound, text) in enumerate(rows):
             if not batch.counts[number] or chance.random() >= self.config.splice_probability:
                 continue
@@ -144,15 +166,43 @@ class Splicer:
         chance.shuffle(pool)
         for place, number in enumerate(shared, start=1):
             rows[number] = _join(_deal(pool, len(rows[number][0]), len(shared) - place))
-        sounds = [sound for sound, _ in rows]
-        tokens = [torch.tensor(self.tokenizer.encode(text)) for _, text in rows]
-        return replace(
-            batch,
-            waveform=pad_sequence(sounds, batch_first=True),
-            num_samples=torch.tensor([len(sound) for sound in sounds]),
-            tokens=pad_sequence(tokens, batch_first=True, padding_value=self.tokenizer.pad_id),
-            token_lengths=torch.tensor([len(ids) for ids in tokens]),
-        )
+        return rows
+
+    def _shortened(
+        self, rows: list[Piece], batch: Batch, chance: random.Random
+    ) -> tuple[list[Piece], list[bool]]:
+        """Return more utterances, and which of them count.
+
+        Recurrent layers go through many short utterances faster than through few long ones. Half
+        of the utterances are only cut into shorter ones, the others' pieces are put together anew.
+        """
+        short, whole, pool = [], [], []
+        for number, (sound, text) in enumerate(rows):
+            times = self._times_of(batch.ids[number], text) if batch.counts[number] else None
+            if times is None:
+                whole.append(number)
+            elif chance.random() < 0.5:
+                short += self._divide(sound, times)
+            else:
+                pool += self._cut(sound, times, chance)
+        chance.shuffle(pool)
+        for others in reversed(range(self._parts(sum(len(sound) for sound, _ in pool)))):
+            if pool:
+                left = sum(len(sound) for sound, _ in pool)
+                short.append(_join(_deal(pool, left // (others + 1), min(others, len(pool) - 1))))
+        counts = [bool(batch.counts[number]) for number in whole] + [True] * len(short)
+        return [rows[number] for number in whole] + short, counts
+
+    def _parts(self, samples: int) -> int:
+        return max(1, round(samples / (self.config.splice_seconds * self.sample_rate)))
+
+    def _divide(self, sound: Tensor, times: WordTimes) -> list[Piece]:
+        """Cut an utterance between words into parts of about ``splice_seconds``."""
+        count = self._parts(len(sound))
+        borders = np.asarray(times.borders)
+        goals = np.arange(1, count) * len(sound) / count / self.sample_rate
+        nearest = {int(np.abs(borders - goal).argmin()) + 1 for goal in goals if len(borders)}
+        return self._pieces(sound, times, sorted(nearest))
 
     def _times_of(self, name: str, text: str) -> WordTimes | None:
         times = self.times.get(ctm_name(name))
@@ -168,28 +218,30 @@ class Splicer:
             )
         return None
 
-    def _row(self, batch: Batch, number: int) -> tuple[Tensor, str]:
+    def _row(self, batch: Batch, number: int) -> Piece:
         sound = batch.waveform[number, : int(batch.num_samples[number])]
         ids = batch.tokens[number, : int(batch.token_lengths[number])]
         return sound, self.tokenizer.decode(ids.tolist())
 
-    def _cut(
-        self, sound: Tensor, times: WordTimes, chance: random.Random
-    ) -> list[tuple[Tensor, str]]:
+    def _cut(self, sound: Tensor, times: WordTimes, chance: random.Random) -> list[Piece]:
         """Return pieces of an utterance, each of some words."""
+        count = len(times.borders) + 1
+        places: list[int] = []
+        while (place := sum(places[-1:]) + chance.randint(1, self.config.splice_words)) < count:
+            places.append(place)
+        return self._pieces(sound, times, places)
+
+    def _pieces(self, sound: Tensor, times: WordTimes, places: Sequence[int]) -> list[Piece]:
+        """Cut an utterance before the words at some places."""
         words = times.text.split(" ")
-        pieces = []
-        first, start = 0, 0
-        while first < len(words):
-            behind = first + chance.randint(1, self.config.splice_words)
-            end = len(sound)
-            if behind < len(words):
-                end = min(round(float(times.borders[behind - 1]) * self.sample_rate), end)
-            pieces.append(
-                (_faded(sound[start:end], self.sample_rate), " ".join(words[first:behind]))
+        ends = [round(float(times.borders[place - 1]) * self.sample_rate) for place in places]
+        samples = [0, *(min(end, len(sound)) for end in ends), len(sound)]
+        return [
+            (_faded(sound[start:end], self.sample_rate), " ".join(words[first:behind]))
+            for (start, end), (first, behind) in zip(
+                pairwise(samples), pairwise([0, *places, len(words)]), strict=True
             )
-            first, start = behind, end
-        return pieces
+        ]
 
 
 def _faded(sound: Tensor, sample_rate: int) -> Tensor:
@@ -201,11 +253,11 @@ def _faded(sound: Tensor, sample_rate: int) -> Tensor:
     return faded
 
 
-def _join(pieces: Sequence[tuple[Tensor, str]]) -> tuple[Tensor, str]:
+def _join(pieces: Sequence[Piece]) -> Piece:
     return torch.cat([sound for sound, _ in pieces]), " ".join(text for _, text in pieces)
 
 
-def _deal(pool: list[tuple[Tensor, str]], wanted: int, others: int) -> list[tuple[Tensor, str]]:
+def _deal(pool: list[Piece], wanted: int, others: int) -> list[Piece]:
     """Take about as many samples as wanted from a pool; without others that wait, all of it."""
     taken = [pool.pop()]
     length = len(taken[0][0])

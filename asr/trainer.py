@@ -201,6 +201,8 @@ class Trainer:
             differences.append(f"data.alphabet={before.data.alphabet!r}")
         if before.train.freeze != self.config.train.freeze:
             differences.append(f"train.freeze={list(before.train.freeze)}")
+        if before.train.optimizer != self.config.train.optimizer:
+            differences.append(f"train.optimizer={before.train.optimizer}")
         if differences:
             raise CheckpointError(
                 f"{self.state_path}: is of another network; wanted {' '.join(differences)}"

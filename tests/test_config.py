@@ -42,6 +42,10 @@ def test_file_then_overrides(tmp_path: Path) -> None:
         ("model.encoder_layers=many", "model.encoder_layers: found 'many', wanted int"),
         ("model.encoder_layers=0", "model.encoder_layers: found 0, wanted more than 0"),
         (
+            "augment.splice_seconds=-1",
+            "augment.splice_seconds: found -1.0, wanted at least 0",
+        ),
+        (
             "model.encoder_cell=mamba",
             "model.encoder_cell: found 'mamba', wanted one of lstm, gru, rnn",
         ),

@@ -115,6 +115,53 @@ def test_what_stays_whole() -> None:
     assert torch.equal(never.waveform, batch.waveform)
 
 
+@settings(deadline=None)
+@given(TEXTS, st.integers(0, 1000), st.integers(1, 4))
+def test_short_utterances_say_what_they_are_written(
+    texts: list[list[str]], seed: int, most: int
+) -> None:
+    batch, times = batch_of(texts)
+    config = AugmentConfig(splice_probability=1.0, splice_words=most, splice_seconds=0.8)
+    spliced = Splicer(times, config, TOKENIZER, RATE)(batch, random.Random(seed))
+    for text, said in spell(spliced):
+        assert text.replace(" ", "") == said != ""
+    before = Counter(word for text, _ in spell(batch) for word in text.split())
+    assert Counter(word for text, _ in spell(spliced) for word in text.split()) == before
+    assert spliced.num_samples.sum() == batch.num_samples.sum()
+    assert spliced.counts.all() and len(spliced.counts) == len(spliced.num_samples)
+
+
+def test_short_utterances_are_as_long_as_asked_for() -> None:
+    texts = [[a + b for b in "abcdefghij"] * 3 for a in "abcdefgh"]  # 6 s each
+    batch, times = batch_of(texts)
+    config = AugmentConfig(splice_probability=1.0, splice_words=2, splice_seconds=2.0)
+    splicer = Splicer(times, config, TOKENIZER, RATE)
+    in_order = mixed = 0
+    for seed in range(20):
+        short = splicer(batch, random.Random(seed))
+        assert short.num_samples.min() >= 1600 and short.num_samples.max() <= 2400
+        for text, _ in spell(short):
+            in_order += any(" ".join(words).find(text) >= 0 for words in texts)
+            mixed += len({word[0] for word in text.split()}) > 1
+    assert 180 < in_order < 300 and 180 < mixed < 300  # of 480
+
+
+def test_batches_are_shortened_as_a_whole_and_what_cannot_be_cut_stays() -> None:
+    texts = [["ab", "cd", "ef"] * 4, ["gh", "ij"] * 5, ["abc", "de"]]
+    batch, times = batch_of(texts, standing_in=1)  # the first does not count
+    del times["u1"]
+    config = AugmentConfig(splice_probability=0.5, splice_words=1, splice_seconds=0.3)
+    splicer = Splicer(times, config, TOKENIZER, RATE)
+    as_before = 0
+    for seed in range(40):
+        short = splicer(batch, random.Random(seed))
+        assert spell(short)[:2] == spell(batch)[:2]
+        assert short.counts.tolist() == [False] + [True] * (len(short.counts) - 1)
+        as_before += torch.equal(short.waveform, batch.waveform)
+        assert len(short.counts) == (3 if torch.equal(short.waveform, batch.waveform) else 4)
+    assert 8 < as_before < 32
+
+
 def test_word_times_of_other_data_are_refused() -> None:
     batch, times = batch_of([["ab", "cd"]] * 10)
     others = {f"other{name}": t for name, t in times.items()}

@@ -402,6 +402,7 @@ def test_pick_evenly() -> None:
         ("data", {"alphabet": "dcba"}, "data.alphabet='abcd'"),
         ("data", {"alphabet": "abcde"}, "data.alphabet='abcd'"),
         ("train", {"freeze": ("encoder.front_end",)}, "train.freeze=[]"),
+        ("train", {"optimizer": "muon"}, "train.optimizer=adamw"),
     ],
 )
 def test_resuming_with_another_alphabet_or_other_frozen_parts_is_refused(

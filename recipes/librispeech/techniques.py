@@ -142,6 +142,7 @@ TECHNIQUES = (
         "splice", "every second utterance put together anew from words",
         ("augment.splice_probability=0.5", 'data.word_times=["runs/words.ctm"]'),
     ),
+    Technique("muon", "Muon for the recurrent layers", ("train.optimizer=muon",)),
     # Attention is guided by CTC's alignment, which does not exist without its loss.
     Technique(
         "no_ctc", "without CTC loss, hence without guided attention",
