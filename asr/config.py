@@ -81,7 +81,7 @@ class AugmentConfig:
     # Of cutting an utterance between words and dealing out the pieces anew; see asr/splice.py.
     splice_probability: float = 0.0
     splice_words: int = 5  # most words of a piece
-    splice_seconds: float = 0.0  # about the length of what comes out, faster; 0 is as before
+    splice_seconds: float = 0.0  # what comes out is about so long; 0 is as long as it was
     gain_db: float = 6.0  # loudness changes by up to this much either way
     frequency_warp: float = 0.0  # each utterance's frequencies are stretched by up to this share
     noise_probability: float = 0.0  # of adding noise to an utterance

@@ -146,7 +146,7 @@ class Splicer:
         )
 
     def _dealt(self, rows: list[Piece], batch: Batch, chance: random.Random) -> list[Piece]:
-        """Return as many utterances."""
+        """Return as many utterances, each about as long as before."""
         rows, shared = list(rows), []
         for number, (sound, text) in enumerate(rows):
             if not batch.counts[number] or chance.random() >= self.config.splice_probability:
@@ -186,10 +186,10 @@ class Splicer:
             else:
                 pool += self._cut(sound, times, chance)
         chance.shuffle(pool)
-        for others in reversed(range(self._parts(sum(len(sound) for sound, _ in pool)))):
-            if pool:
-                left = sum(len(sound) for sound, _ in pool)
-                short.append(_join(_deal(pool, left // (others + 1), min(others, len(pool) - 1))))
+        parts = min(self._parts(sum(len(sound) for sound, _ in pool)), len(pool))
+        for others in reversed(range(parts)):
+            left = sum(len(sound) for sound, _ in pool)
+            short.append(_join(_deal(pool, left // (others + 1), others)))
         counts = [bool(batch.counts[number]) for number in whole] + [True] * len(short)
         return [rows[number] for number in whole] + short, counts
 
@@ -198,10 +198,9 @@ class Splicer:
 
     def _divide(self, sound: Tensor, times: WordTimes) -> list[Piece]:
         """Cut an utterance between words into parts of about ``splice_seconds``."""
-        count = self._parts(len(sound))
-        borders = np.asarray(times.borders)
+        count = min(self._parts(len(sound)), len(times.borders) + 1)
         goals = np.arange(1, count) * len(sound) / count / self.sample_rate
-        nearest = {int(np.abs(borders - goal).argmin()) + 1 for goal in goals if len(borders)}
+        nearest = {int(np.abs(times.borders - goal).argmin()) + 1 for goal in goals}
         return self._pieces(sound, times, sorted(nearest))
 
     def _times_of(self, name: str, text: str) -> WordTimes | None:
@@ -225,10 +224,11 @@ class Splicer:
 
     def _cut(self, sound: Tensor, times: WordTimes, chance: random.Random) -> list[Piece]:
         """Return pieces of an utterance, each of some words."""
-        count = len(times.borders) + 1
         places: list[int] = []
-        while (place := sum(places[-1:]) + chance.randint(1, self.config.splice_words)) < count:
+        place = chance.randint(1, self.config.splice_words)
+        while place <= len(times.borders):
             places.append(place)
+            place += chance.randint(1, self.config.splice_words)
         return self._pieces(sound, times, places)
 
     def _pieces(self, sound: Tensor, times: WordTimes, places: Sequence[int]) -> list[Piece]:

@@ -205,7 +205,7 @@ class Trainer:
             differences.append(f"train.optimizer={before.train.optimizer}")
         if differences:
             raise CheckpointError(
-                f"{self.state_path}: is of another network; wanted {' '.join(differences)}"
+                f"{self.state_path}: is of other settings; wanted {' '.join(differences)}"
             )
         self.model.load_state_dict(state["model"])
         self.features.load_state_dict(state["features"])

@@ -387,7 +387,7 @@ def test_resuming_another_network_is_refused(configure: Configure) -> None:
         config, model=replace(config.model, encoder_width=33),
         train=replace(config.train, resume=True),
     )  # fmt: skip
-    with pytest.raises(ValueError, match="another network; wanted model.encoder_width=32"):
+    with pytest.raises(ValueError, match="other settings; wanted model.encoder_width=32"):
         Trainer(other, torch.device("cpu"))
 
 
