@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -86,6 +86,24 @@ def total(values: Sequence[float]) -> list[float]:
     summed = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(summed)
     return summed.tolist()
+
+
+def share(function: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+    """Return a function of items (N, …) that keeps their shape; each process works out a part.
+
+    All processes must have the same items; all get the same result.
+    """
+    processes = world_size()
+    if processes == 1:
+        return function(items)
+    each = -(-len(items) // processes)
+    own = torch.zeros_like(items[:each])
+    mine = items[rank() * each :][:each]
+    if len(mine):
+        own[: len(mine)] = function(mine)
+    parts = [torch.empty_like(own) for _ in range(processes)]
+    dist.all_gather(parts, own)
+    return torch.cat(parts)[: len(items)]
 
 
 def gather(item: Any) -> list[Any]:

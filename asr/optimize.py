@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from asr import distributed
 from asr.config import TrainConfig
 
 
@@ -26,7 +27,8 @@ class Muon(torch.optim.AdamW):
     (Jordan et al., "Muon: an optimizer for hidden layers", 2024), scaled so that AdamW's learning
     rate fits (Liu et al., "Muon is scalable for LLM training", 2025). Each gate of a cell is a
     matrix of its own. `torch.optim.Muon` takes a cell's gates as one matrix, which costs twice as
-    much, knows no other weights, and does not leave out updates that are not finite.
+    much, knows no other weights, and does not leave out updates that are not finite. Processes
+    share the work: all must have the same gradients.
 
     Args:
         groups: As of AdamW. In a group with ``blocks``, every weight (blocks · R, C) is as many
@@ -73,7 +75,10 @@ class Muon(torch.optim.AdamW):
         torch._foreach_lerp_(means, gradients, 1 - self.momentum)
         ahead = torch.stack(torch._foreach_lerp(gradients, means, self.momentum))
         rows, columns = weights[0].shape[0] // group["blocks"], weights[0].shape[1]
-        moves = orthogonalise(ahead.view(-1, rows, columns).to(self.dtype)).to(ahead.dtype)
+        moves = distributed.share(
+            lambda matrices: orthogonalise(matrices.to(self.dtype)).to(ahead.dtype),
+            ahead.view(-1, rows, columns),
+        )
         rate = group["lr"] * (1 - left_out)
         moves = moves.reshape(ahead.shape) * (0.2 * math.sqrt(max(rows, columns)) * rate)
         torch._foreach_mul_(weights, 1 - group["weight_decay"] * rate)

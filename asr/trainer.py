@@ -37,6 +37,7 @@ from asr.loss import JointLoss, UpdateSize
 from asr.model import SpeechModel
 from asr.monitor import Monitor
 from asr.optimize import learning_rate, make_optimizer, step_if_finite, update_average
+from asr.precision import has_bfloat16
 from asr.probe import Probe
 from asr.run_report import describe_start, write_run_report
 from asr.splice import Splicer, read_word_times
@@ -99,6 +100,9 @@ class Trainer:
         self.progress = Progress()
         self.stop_signal = 0
         self.messages: list[str] = []
+        if config.train.precision == "bf16" and not has_bfloat16(device):
+            self.messages.append("this CPU has no bfloat16: training in single precision")
+            config = replace(config, train=replace(config.train, precision="fp32"))
         torch.manual_seed(config.train.seed)
         self.start = load_model(config.train.init_from) if config.train.init_from else None
         self.lexicon = self._find_lexicon()

@@ -175,6 +175,17 @@ def test_full_disk_keeps_the_last_good_state(
     assert load_state(folder / "state.pt")[0]["progress"]["step"] == 5
 
 
+def test_a_cpu_that_only_imitates_bfloat16_trains_in_single_precision(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for able, precision in ((False, "fp32"), (True, "bf16")):
+        found = {"architecture": "x86_64", "avx2": True, "avx512_bf16": able}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        trainer = Trainer(configure(precision="bf16"), torch.device("cpu"))
+        assert trainer.config.train.precision == precision
+        assert any("no bfloat16" in message for message in trainer.messages) is not able
+
+
 def test_not_finite_gradients_are_skipped_and_counted(configure: Configure) -> None:
     config = configure(max_steps=3)
     trainer = Trainer(config, torch.device("cpu"))
@@ -215,8 +226,12 @@ def without_chance(config: Config) -> Config:
     )
 
 
-def test_two_processes_are_one_with_the_doubled_batch(configure: Configure, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_are_one_with_the_doubled_batch(
+    optimizer: str, configure: Configure, tmp_path: Path
+) -> None:
     steps = {"max_steps": 16, "ctc_only_steps": 4, "validate_every": 8, "log_every": 1}
+    steps["optimizer"] = optimizer
     two, one = (without_chance(configure(name, **steps)) for name in ("two", "one"))
     # The second pass over 40 utterances begins within these steps, and 4 s hold so few of them
     # that some updates have an utterance for one process alone.

@@ -5,6 +5,8 @@
         --output runs/lm/recurrent.safetensors
     python recipes/language_model/train_recurrent.py small.txt --word-lm words.safetensors \\
         --cells 64 --width 32 --output recurrent.safetensors
+    python recipes/language_model/train_recurrent.py books.txt.xz --word-lm words.safetensors \\
+        --init-from old.safetensors --learning-rate 0.0015 --output recurrent.safetensors
 
 Text files are those of `train_words.py`, whose model says which words there are: the most frequent
 `--vocabulary` of them are known, the others are one word. Sentences of books are joined as a
@@ -34,8 +36,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from asr.arguments import Parser, complain, positive
+from asr.arguments import Parser, complain, number, positive
 from asr.checkpoint import load_state, save_state
+from asr.precision import has_bfloat16
 from asr.recurrent_lm import END, SPECIAL, UNKNOWN, RecurrentWordLM
 from asr.texts import READ_ERRORS
 from asr.word_lm import WordNgramLM
@@ -52,7 +55,7 @@ MOST_WORDS = 60  # of a sequence; the rest of a longer one is left out
 SAMPLES = 3000  # words that each update is held against
 UNKNOWN_SHARE = 0.3  # how much less often than it comes <unk> is sampled
 NORMALISED = 0.1  # weight of the squared log of what all words sum to, which should be one
-LEARNING_RATE, WARMUP = 3e-3, 200
+WARMUP = 200  # updates
 SAVE_SECONDS = 180.0
 PAD = -1
 
@@ -140,7 +143,8 @@ def sampled_loss(
     lengths = torch.tensor([len(row) for row in rows])
     wanted = wanted.scatter(1, lengths[:, None], END)
     real = wanted != PAD
-    with torch.autocast("cpu", torch.bfloat16):
+    cpu = torch.device("cpu")
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16(cpu)):
         expected = model(given)[real]  # (N, width)
         others = expected @ model.embedding(samples).T  # (N, S)
     wanted = wanted[real]
@@ -175,7 +179,9 @@ def train(options: argparse.Namespace) -> RecurrentWordLM:
     """Train a model.
 
     Raises:
-        ValueError: There is no text, or the state is that of another model.
+        LanguageModelError: The model to go on from cannot be read.
+        ValueError: There is no text, the model to go on from has other words, or the state is that
+            of another model.
     """
     words = WordNgramLM.load(options.word_lm).words[: options.vocabulary]
     read, said, held_out = (
@@ -190,20 +196,14 @@ def train(options: argparse.Namespace) -> RecurrentWordLM:
     batches = make_batches(sequences, chance)
     counts = np.bincount(np.r_[read, said], minlength=len(words) + SPECIAL).astype(np.float64)
     sampler = Sampler.of_counts(counts)
-    torch.manual_seed(1)
-    model = RecurrentWordLM(words, options.width, options.cells)
-    with torch.no_grad():
-        model.bias.copy_(torch.from_numpy(np.log((counts + 1) / counts.sum())))
+    model = start(words, counts, options)
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98))
     state_path = state_of(options.output)
+    size = [len(words), model.embedding.embedding_dim, model.rnn.hidden_size]
     updates, first = options.passes * len(batches), 0
     if state_path.exists():
         state, _ = load_state(state_path)
-        if state["updates"] != updates or state["size"] != [
-            len(words),
-            options.width,
-            options.cells,
-        ]:
+        if state["updates"] != updates or state["size"] != size:
             raise ValueError(f"{state_path}: is of other settings; delete it to begin anew")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -212,7 +212,7 @@ def train(options: argparse.Namespace) -> RecurrentWordLM:
     saved = time.monotonic()
     for update in range(first, updates):
         luck = np.random.default_rng([1, update])
-        rate = LEARNING_RATE * min((update + 1) / WARMUP, max(0.01, 1 - update / updates))
+        rate = options.learning_rate * min((update + 1) / WARMUP, max(0.01, 1 - update / updates))
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = batches[update % len(batches)]
@@ -228,7 +228,7 @@ def train(options: argparse.Namespace) -> RecurrentWordLM:
             save_state(state_path, {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(),
                 "update": update + 1, "updates": updates,
-                "size": [len(words), options.width, options.cells],
+                "size": size,
             })  # fmt: skip
             saved = time.monotonic()
     test = [sequence for sequence in split_sentences(held_out) if len(sequence)]
@@ -237,6 +237,25 @@ def train(options: argparse.Namespace) -> RecurrentWordLM:
         f"held out: {sum(map(len, test)):,} words, perplexity {perplexity:.1f}; "
         f"all words together are one but for {away:.2f} nats"
     )
+    return model
+
+
+def start(
+    words: tuple[str, ...], counts: NDArray[np.float64], options: argparse.Namespace
+) -> RecurrentWordLM:
+    """Return the model before its first update."""
+    if options.init_from:
+        model = RecurrentWordLM.load(options.init_from)
+        if model.words != words:
+            raise ValueError(
+                f"{options.init_from}: found {len(model.words)} other words, wanted the "
+                f"{len(words)} most frequent ones of {options.word_lm}"
+            )
+        return model.train()
+    torch.manual_seed(1)
+    model = RecurrentWordLM(words, options.width, options.cells)
+    with torch.no_grad():
+        model.bias.copy_(torch.from_numpy(np.log((counts + 1) / counts.sum())))
     return model
 
 
@@ -254,6 +273,16 @@ def make_parser() -> Parser:
         "--word-lm", type=Path, required=True, metavar="FILE", help="n-gram model of these words"
     )
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--init-from", type=Path, metavar="FILE", help="model to go on from, whose size is kept"
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=number("a number from 0 to 0.1", 0, 0.1),
+        default=3e-3,
+        metavar="R",
+        help="of the first updates; it falls to a hundredth (default: 0.003)",
+    )
     sizes = (
         ("--vocabulary", 30_000, "known words"), ("--width", 128, "numbers for each of them"),
         ("--cells", 320, "of the recurrent layer"), ("--passes", 1, "over the text"),

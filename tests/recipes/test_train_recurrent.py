@@ -90,6 +90,21 @@ def test_a_state_of_other_settings_is_refused(
     assert error.count("\n") == 1 and "out.safetensors.state: is of other settings" in error
 
 
+def test_it_goes_on_from_a_model_and_keeps_its_size(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*files, "--passes", "20"]) == 0
+    learned = capsys.readouterr().out.split("perplexity ")[1].split(";")[0]
+    (tmp_path / "out.safetensors").rename(tmp_path / "first.safetensors")
+    further = [*files, "--init-from", f"{tmp_path}/first.safetensors", "--cells", "4"]
+    assert main([*further, "--learning-rate", "0"]) == 0
+    assert capsys.readouterr().out.split("perplexity ")[1].split(";")[0] == learned
+    assert RecurrentWordLM.load(tmp_path / "out.safetensors").rnn.hidden_size == 16
+    assert main([*further, "--vocabulary", "3"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "first.safetensors: found 5 other words, wanted" in error
+
+
 def test_files_that_cannot_be_read_are_one_line(
     files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
