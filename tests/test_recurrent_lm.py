@@ -8,6 +8,7 @@ import torch
 from random_model import equal_words
 from safetensors.torch import load_file, save_file
 
+from asr import recurrent_lm
 from asr.language_model import LanguageModelError
 from asr.recurrent_lm import RecurrentWordLM
 from asr.rescore import MixedWordLM
@@ -36,6 +37,18 @@ def test_texts_score_as_word_by_word(model: RecurrentWordLM) -> None:
     texts = [["the", "old", "man"], ["the", "old", "sea"], [], ["the", "whale"], ["the", "old"]]
     for text, found in zip(texts, model.score_texts(texts), strict=True):
         assert found.tolist() == pytest.approx(one_by_one(model, text), abs=1e-5)
+
+
+def test_texts_that_agree_for_long_go_on_as_one(
+    model: RecurrentWordLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recurrent_lm, "HISTORY_WORDS", 2)
+    first, second = ["the", "old", "man", "sea"], ["sea", "old", "man", "sea"]
+    found = [scores.tolist() for scores in model.score_texts([first, second])]
+    assert found[0] == pytest.approx(one_by_one(model, first), abs=1e-5)
+    assert found[1][:3] == pytest.approx(one_by_one(model, second)[:3], abs=1e-5)
+    assert found[1][3:] == found[0][3:]  # behind "old man"
+    assert found[1][3:] != pytest.approx(one_by_one(model, second)[3:], abs=1e-5)
 
 
 def test_a_saved_model_scores_nearly_the_same(model: RecurrentWordLM, tmp_path: Path) -> None:
