@@ -2,7 +2,8 @@
 
 The log-probabilities of a network are no probabilities of being right: it is too sure of what it
 mishears. A logistic regression over a few of them is, once `scripts/calibrate_confidence.py` has
-fitted it to words of which it is known whether they are right. Its weights lie in the model
+fitted it to words of which it is known whether they are right. What tells most is how many of the
+other texts that the search found have the word. Its weights lie in the model
 directory, and hold for the network, language model and search settings that they were fitted to;
 where the language model is not loaded, because the search needs none, they are a little worse.
 """
@@ -23,6 +24,7 @@ from asr.align import WordSpan
 from asr.lm import CharNgramLM
 from asr.model import Decoder, EncoderOutput
 from asr.tokenizer import CharTokenizer
+from asr.transcript import Alternative
 
 # Per word, natural logarithms. "Characters" are the word's own and what follows: space or end.
 _OWN = (
@@ -34,7 +36,10 @@ _OWN = (
 _LENGTH = ("length", "short")  # log of the number of characters; 1 if they are one or two
 # A word in an utterance that goes badly is less likely to be right.
 _OF_UTTERANCE = tuple(f"{name}_of_utterance" for name in _OWN)
-FEATURES = (*_OWN, *_LENGTH, *_OF_UTTERANCE, "no_lm")  # 1 without a language model
+_OF_LIST = "agreement"  # log-odds that the word stands there, after all texts of the search
+# 1 without a language model; 1 where the search gives but one text.
+FEATURES = (*_OWN, *_LENGTH, *_OF_UTTERANCE, "no_lm", _OF_LIST, "no_list")
+_SUREST = 0.999  # of a word that all texts have
 
 
 class ConfidenceError(ValueError):
@@ -116,12 +121,36 @@ class ConfidenceModel:
         return cls(values, bias)
 
 
-def without_language_model(features: Tensor) -> Tensor:
-    """Return features (W, F) as they would be without a language model."""
+def as_if_greedy(features: Tensor) -> Tensor:
+    """Return features (W, F) as they would be without language model and other texts."""
     blind = features.clone()
-    blind[:, [FEATURES.index("lm"), FEATURES.index("lm_of_utterance")]] = 0.0
-    blind[:, FEATURES.index("no_lm")] = 1.0
+    blind[:, [FEATURES.index(name) for name in ("lm", "lm_of_utterance", _OF_LIST)]] = 0.0
+    blind[:, [FEATURES.index(name) for name in ("no_lm", "no_list")]] = 1.0
     return blind
+
+
+def agreement(texts: Sequence[Alternative]) -> list[float]:
+    """Return the log-odds that each word of the first text stands there.
+
+    The probability of a text is the softmax of the scores (Wessel et al., "Confidence measures for
+    large vocabulary continuous speech recognition", 2001); a word has that of all texts that
+    have it in the same place of the alignment with the least edits.
+
+    Args:
+        texts: What a search found, best first, with natural-log scores.
+    """
+    from rapidfuzz.distance import Levenshtein  # 0.04 s
+
+    shares = torch.tensor([text.score for text in texts], dtype=torch.float64).softmax(0).tolist()
+    best = texts[0].text.split()
+    sums = [0.0] * len(best)
+    for text, share in zip(texts, shares, strict=True):
+        for block in Levenshtein.opcodes(best, text.text.split()):
+            if block.tag == "equal":
+                for place in range(block.src_start, block.src_end):
+                    sums[place] += share
+    sure = torch.tensor(sums, dtype=torch.float64).clamp(1 - _SUREST, _SUREST)
+    return torch.logit(sure).tolist()
 
 
 def calibration_error(confidences: Tensor, right: Tensor, bins: int = 15) -> float:
@@ -148,6 +177,7 @@ def word_features(
     utterances: Sequence[Sequence[WordSpan]],
     tokenizer: CharTokenizer,
     language_model: CharNgramLM | None = None,
+    found: Sequence[Sequence[Alternative]] | None = None,
 ) -> Tensor:
     """Return the `FEATURES` of all words of a batch, one after the other: (W, F) on the CPU.
 
@@ -157,6 +187,7 @@ def word_features(
         utterances: Words of the B texts.
         tokenizer: Ids of the decoder.
         language_model: Of the same alphabet.
+        found: All texts of each utterance that the search found, that of its words first.
     """
     texts = [" ".join(word.text for word in words) for words in utterances]
     encoded_texts = [torch.tensor([*tokenizer.encode(t), tokenizer.eos_id]) for t in texts]
@@ -178,9 +209,10 @@ def word_features(
             own.append([decoder_sum / ends, entropy_sum / ends, word.score, lm_sum])
             place += ends
         means = [sum(column) / len(own) for column in zip(*own, strict=True)]
-        for word, values in zip(words, own, strict=True):
-            count = len(word.text)
-            rows.append([*values, math.log(count), float(count <= 2), *means, no_lm])
+        odds = agreement(found[number]) if found else [0.0] * len(words)
+        for word, values, odd in zip(words, own, odds, strict=True):
+            length = (math.log(len(word.text)), float(len(word.text) <= 2))
+            rows.append([*values, *length, *means, no_lm, odd, float(not found)])
     return torch.tensor(rows).view(len(rows), len(FEATURES))
 
 

@@ -6,6 +6,7 @@ measured by one holds for the others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -154,11 +155,14 @@ def decode_batch(
             spans = align_recordings(
                 model, features, tokenizer, encoded, waveform, num_samples, texts
             )
-            said = _judge_words(model, encoded, spans, tokenizer, language_model, confidence)
+            lists = None
+            if search.method == "words" and search.rescore > 1:
+                lists = [alternatives[: search.rescore] for alternatives in nbest]
+            said = _judge_words(model, encoded, spans, tokenizer, language_model, confidence, lists)
     finally:
         model.train(was_training)
     return [
-        Recognition(text, heard, alternatives if search.nbest > 1 else ())
+        Recognition(text, heard, alternatives[: search.nbest] if search.nbest > 1 else ())
         for text, heard, alternatives in zip(texts, said, nbest, strict=True)
     ]
 
@@ -188,13 +192,14 @@ def _judge_words(
     tokenizer: CharTokenizer,
     language_model: CharNgramLM | None,
     confidence: ConfidenceModel | None,
+    found: Sequence[Sequence[Alternative]] | None,
 ) -> list[tuple[Word, ...]]:
     """Add to the words of each utterance how sure they are."""
     if confidence is None:
         scores = torch.tensor([span.score for spans in utterances for span in spans])
         sure = iter(scores.exp().clamp(max=1.0).tolist())
     else:
-        table = word_features(model.decoder, encoded, utterances, tokenizer, language_model)
+        table = word_features(model.decoder, encoded, utterances, tokenizer, language_model, found)
         sure = iter(confidence(table).tolist())
     return [
         tuple(Word(span.text, span.start, span.end, next(sure)) for span in spans)

@@ -67,7 +67,7 @@ class WordDecoder:
         search: SearchConfig,
         later: EncoderOutput | None = None,
     ) -> list[list[Hypothesis]]:
-        """Return the best texts of each utterance, at least one, best first.
+        """Return the texts that were found of each utterance, at least one, best first.
 
         Args:
             network: In evaluation mode.
@@ -97,8 +97,7 @@ class WordDecoder:
         ranked = []
         for index, texts in enumerate(found):
             utterance, frames = pick_utterance(encoded, index), log_probs[index, : lengths[index]]
-            weighed = self._weigh(network, utterance, frames, texts, search)
-            ranked.append(weighed[: search.nbest])
+            ranked.append(self._weigh(network, utterance, frames, texts, search))
         return ranked
 
     def _unknown(self, tokens: Sequence[int], lm_weight: float) -> dict[str, float]:

@@ -30,8 +30,8 @@ from asr.checkpoint import CONFIDENCE, ModelBundle, load_model
 from asr.confidence import (
     FEATURES,
     ConfidenceModel,
+    as_if_greedy,
     calibration_error,
-    without_language_model,
 )
 from asr.manifest import Utterance, read_manifest
 from asr.normalize import normalize_text
@@ -265,14 +265,14 @@ def main() -> int:
         print(f"calibrate_confidence: {error}", file=sys.stderr)
         return 2
     features = torch.cat([words.features for words in fitted])
-    features = torch.cat([features, without_language_model(features)])
+    features = torch.cat([features, as_if_greedy(features)])
     model = ConfidenceModel.fit(features, torch.cat([words.right for words in fitted] * 2))
     command = shlex.join(["python", *sys.argv])
     model.save(options.model / CONFIDENCE, command)
     results = {name: describe(words, model) for name, words in held.items()}
     for name, words in held.items():
-        blind = replace(words, features=without_language_model(words.features))
-        results[name]["without_language_model"] = describe(blind, model)
+        blind = replace(words, features=as_if_greedy(words.features))
+        results[name]["as_if_greedy"] = describe(blind, model)
     write_results(options.output_dir, results, {"command": command, **describe_machine()})
     print((options.output_dir / "README.md").read_text(encoding="utf-8"))
     return 0

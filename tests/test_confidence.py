@@ -16,11 +16,13 @@ from asr.confidence import (
     FEATURES,
     ConfidenceError,
     ConfidenceModel,
+    agreement,
+    as_if_greedy,
     calibration_error,
-    without_language_model,
     word_features,
 )
 from asr.model import EncoderOutput
+from asr.transcript import Alternative
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,27 @@ def test_the_language_model_says_whole_words(bundle: ModelBundle) -> None:
     read, blind = word_features(*parts, Reader()), word_features(*parts)
     assert read[:, FEATURES.index("lm")].tolist() == [-6.0, -9.0]
     assert read[:, FEATURES.index("lm_of_utterance")].tolist() == [-7.5, -7.5]
-    assert torch.equal(without_language_model(read), blind)
+    assert torch.equal(as_if_greedy(read), blind)
+    found = [[Alternative("ab c", -1.0), Alternative("ab d", -1.0)]]
+    with_list = word_features(*parts, Reader(), found)
+    assert with_list[0, FEATURES.index("agreement")] > 6.0
+    assert with_list[1, FEATURES.index("agreement")] == pytest.approx(0.0, abs=1e-6)
+    assert with_list[:, FEATURES.index("no_list")].tolist() == [0.0, 0.0]
+    assert torch.equal(as_if_greedy(with_list), blind)
+
+
+def test_a_word_has_the_probability_of_all_texts_with_it_in_its_place() -> None:
+    texts = [
+        Alternative("the old man and", math.log(0.4)),
+        Alternative("a old man", math.log(0.3)),
+        Alternative("old man the and", math.log(0.2)),
+        Alternative("", math.log(0.1)),
+    ]
+    wanted = torch.logit(torch.tensor([0.4, 0.9, 0.9, 0.6])).tolist()
+    assert agreement(texts) == pytest.approx(wanted, abs=1e-6)
+    alone = agreement([Alternative("so sure", -50.0)])
+    assert alone[0] == alone[1] and 0.99 < torch.tensor(alone).sigmoid()[0] < 1.0
+    assert agreement([Alternative("", 0.0), Alternative("a", 0.0)]) == []
 
 
 def test_utterances_without_words(bundle: ModelBundle) -> None:
