@@ -200,7 +200,7 @@ def train(options: argparse.Namespace) -> RecurrentWordLM:
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98))
     state_path = state_of(options.output)
     size = [len(words), model.embedding.embedding_dim, model.rnn.hidden_size]
-    updates, first = options.passes * len(batches), 0
+    updates, first = options.updates or options.passes * len(batches), 0
     if state_path.exists():
         state, _ = load_state(state_path)
         if state["updates"] != updates or state["size"] != size:
@@ -288,6 +288,9 @@ def make_parser() -> Parser:
         ("--cells", 320, "of the recurrent layer"), ("--passes", 1, "over the text"),
         ("--threads", 1, "of the CPU"),
     )  # fmt: skip
+    parser.add_argument(
+        "--updates", type=positive, metavar="N", help="in all, however many passes that is"
+    )
     for name, value, text in sizes:
         parser.add_argument(
             name, type=positive, default=value, metavar="N", help=f"{text} (default: {value})"
