@@ -534,6 +534,16 @@ def test_a_reader_that_leaves_is_no_error(wav: Path, tiny_model_dir: Path) -> No
     assert errors == b""
 
 
+def test_the_compiler_of_torch_is_not_imported(wav: Path) -> None:
+    """It takes 0.8 s, and whoever touches it by chance makes every start longer."""
+    program = (
+        "import sys, asr.transcribe as t; t.main([sys.argv[1], '--quiet']); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(wav)], capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_brings_in_nothing_heavy() -> None:
     program = "import sys, asr.transcribe; print(*{'torch', 'numpy', 'rich'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
