@@ -10,6 +10,10 @@ single precision. Language models and lexicon that the model has go along. The m
 them is kept as it is; the third command fills in its figures. The calibration of confidences
 belongs to the old weights and is deleted; the second command makes a new one. `--output-dir`
 writes elsewhere, to look at a model before it is shipped.
+
+`--average` takes the mean of several runs' weights. They must have begun from the same ones, with
+other chance or settings: then the mean is often better than each (Wortsman et al., "Model soups",
+2022).
 """
 
 from __future__ import annotations
@@ -29,10 +33,12 @@ from asr.checkpoint import (
     LEXICON,
     RECURRENT_MODEL,
     WORD_MODEL,
+    ModelBundle,
     load_model,
     save_model,
 )
 from asr.config import load_config
+from asr.finetune import network_differences
 from asr.lexicon import Lexicon
 from asr.lm import CharNgramLM
 from asr.recurrent_lm import RecurrentWordLM
@@ -41,10 +47,33 @@ from asr.word_lm import WordNgramLM
 STORAGE = {"int8": torch.int8, "fp16": torch.float16}
 
 
+def average(bundle: ModelBundle, others: Sequence[ModelBundle]) -> None:
+    """Replace the weights of a model by the mean of them and those of others.
+
+    Raises:
+        ValueError: One is another network, or has another alphabet.
+    """
+    for other in others:
+        found = network_differences(bundle.config, other.config)
+        if other.tokenizer.alphabet != bundle.tokenizer.alphabet:
+            found.append(f"data.alphabet={other.tokenizer.alphabet!r}")
+        if found:
+            raise ValueError(
+                f"--average: {other.directory} is another network than {bundle.directory}: "
+                f"found {' '.join(found)}"
+            )
+    states = [item.model.state_dict() for item in (bundle, *others)]
+    for name, weights in states[0].items():
+        weights.copy_(torch.stack([state[name] for state in states]).mean(0))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert and copy; return 2 after an error of the user's."""
     parser = Parser(description=__doc__)
     parser.add_argument("model", help="model directory")
+    parser.add_argument(
+        "--average", nargs="+", default=[], metavar="MODEL", help="others, to take the mean with"
+    )
     parser.add_argument("--lm", type=Path, help="its language model")
     parser.add_argument("--lexicon", type=Path, help="its pronunciations, as text or as saved")
     parser.add_argument("--word-lm", type=Path, help="its language model of words")
@@ -55,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(argv)
     try:
         bundle = load_model(options.model)
+        average(bundle, [load_model(name, language_model=False) for name in options.average])
         language_model = CharNgramLM.load(options.lm) if options.lm else bundle.language_model
         lexicon = Lexicon.open(options.lexicon) if options.lexicon else bundle.lexicon
         word_model = bundle.word_model

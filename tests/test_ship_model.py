@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -115,3 +116,30 @@ def test_a_network_without_phones_takes_the_place_of_one_with_them(
     assert script.main([str(words_model_dir), "--output-dir", output]) == 0
     assert script.main([str(trained), "--output-dir", output]) == 0
     assert load_model(output).word_decoder is None
+
+
+def test_the_mean_of_several_models(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [trained]
+    for number in range(2):
+        torch.manual_seed(1 + number)
+        folders.append(tmp_path / f"other{number}")
+        config = load_model(trained).config
+        save_model(folders[-1], *build_model(config), config)
+    output = tmp_path / "shipped"
+    others = ["--average", *map(str, folders[1:])]
+    arguments = [str(trained), "--storage", "fp16", "--output-dir", str(output), *others]
+    assert script.main(arguments) == 0
+    states = [load_model(folder).model.state_dict() for folder in folders]
+    for name, found in load_model(output).model.state_dict().items():
+        mean = sum(state[name] for state in states) / 3
+        torch.testing.assert_close(found, mean, atol=1e-3, rtol=1e-3)
+    config = replace(config, model=replace(config.model, encoder_layers=2))
+    save_model(folders[-1], *build_model(config), config)
+    capsys.readouterr()
+    before = (output / "model.safetensors").read_bytes()
+    assert script.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "found model.encoder_layers=2" in error
+    assert (output / "model.safetensors").read_bytes() == before
