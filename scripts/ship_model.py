@@ -11,9 +11,9 @@ them is kept as it is; the third command fills in its figures. The calibration o
 belongs to the old weights and is deleted; the second command makes a new one. `--output-dir`
 writes elsewhere, to look at a model before it is shipped.
 
-`--average` takes the mean of several runs' weights. They must have begun from the same ones, with
-other chance or settings: then the mean is often better than each (Wortsman et al., "Model soups",
-2022).
+Each `--average MODEL` joins the mean of several runs' weights. They must have begun from the same
+ones, with other chance or settings: then the mean is often better than each (Wortsman et al.,
+"Model soups", 2022).
 """
 
 from __future__ import annotations
@@ -72,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("model", help="model directory")
     parser.add_argument(
-        "--average", nargs="+", default=[], metavar="MODEL", help="others, to take the mean with"
+        "--average",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="another, to take the mean with; may be given several times",
     )
     parser.add_argument("--lm", type=Path, help="its language model")
     parser.add_argument("--lexicon", type=Path, help="its pronunciations, as text or as saved")

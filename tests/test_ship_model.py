@@ -128,8 +128,8 @@ def test_the_mean_of_several_models(
         config = load_model(trained).config
         save_model(folders[-1], *build_model(config), config)
     output = tmp_path / "shipped"
-    others = ["--average", *map(str, folders[1:])]
-    arguments = [str(trained), "--storage", "fp16", "--output-dir", str(output), *others]
+    others = [f"--average={folder}" for folder in folders[1:]]
+    arguments = [str(trained), *others, "--storage", "fp16", "--output-dir", str(output)]
     assert script.main(arguments) == 0
     states = [load_model(folder).model.state_dict() for folder in folders]
     for name, found in load_model(output).model.state_dict().items():

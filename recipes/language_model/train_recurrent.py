@@ -251,12 +251,39 @@ def start(
                 f"{options.init_from}: found {len(model.words)} other words, wanted the "
                 f"{len(words)} most frequent ones of {options.word_lm}"
             )
-        return model.train()
+        return widen(model, options.cells).train()
     torch.manual_seed(1)
     model = RecurrentWordLM(words, options.width, options.cells)
     with torch.no_grad():
         model.bias.copy_(torch.from_numpy(np.log((counts + 1) / counts.sum())))
     return model
+
+
+def widen(model: RecurrentWordLM, cells: int) -> RecurrentWordLM:
+    """Return a model with as many cells, if it has fewer, that says the same.
+
+    What the new cells say counts nothing at first, but is learned from (Chen, Goodfellow and
+    Shlens, "Net2Net: accelerating learning via knowledge transfer", 2016).
+    """
+    before = model.rnn.hidden_size
+    if cells <= before:
+        return model
+    torch.manual_seed(1)
+    wide = RecurrentWordLM(model.words, model.embedding.embedding_dim, cells)
+    state, small = wide.state_dict(), model.state_dict()
+    for name, weights in state.items():
+        old = small[name]
+        if name.startswith("rnn."):  # four gates, one above the other
+            weights, old = (t.unflatten(0, (4, -1)) for t in (weights, old))
+            if "weight_hh" in name:
+                weights[:, :before, before:] = 0.0
+            weights[:, :before][..., : old.shape[-1]] = old
+        elif name == "projection.weight":
+            weights[:, before:] = 0.0
+            weights[:, :before] = old
+        else:
+            weights.copy_(old)
+    return wide
 
 
 def state_of(output: Path) -> Path:
@@ -274,7 +301,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument(
-        "--init-from", type=Path, metavar="FILE", help="model to go on from, whose size is kept"
+        "--init-from", type=Path, metavar="FILE", help="model to go on from; it may get more cells"
     )
     parser.add_argument(
         "--learning-rate",

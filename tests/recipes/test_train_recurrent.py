@@ -14,7 +14,15 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "language_model"))
 
 import train_recurrent
-from train_recurrent import NORMALISED, Sampler, join_sentences, main, make_batches, sampled_loss
+from train_recurrent import (
+    NORMALISED,
+    Sampler,
+    join_sentences,
+    main,
+    make_batches,
+    sampled_loss,
+    widen,
+)
 
 from asr.recurrent_lm import RecurrentWordLM
 
@@ -90,7 +98,7 @@ def test_a_state_of_other_settings_is_refused(
     assert error.count("\n") == 1 and "out.safetensors.state: is of other settings" in error
 
 
-def test_it_goes_on_from_a_model_and_keeps_its_size(
+def test_it_goes_on_from_a_model_that_may_grow(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*files, "--passes", "20"]) == 0
@@ -100,9 +108,24 @@ def test_it_goes_on_from_a_model_and_keeps_its_size(
     assert main([*further, "--learning-rate", "0"]) == 0
     assert capsys.readouterr().out.split("perplexity ")[1].split(";")[0] == learned
     assert RecurrentWordLM.load(tmp_path / "out.safetensors").rnn.hidden_size == 16
+    assert main([*further, "--learning-rate", "0", "--cells", "24"]) == 0
+    assert capsys.readouterr().out.split("perplexity ")[1].split(";")[0] == learned
+    assert RecurrentWordLM.load(tmp_path / "out.safetensors").rnn.hidden_size == 24
     assert main([*further, "--vocabulary", "3"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "first.safetensors: found 5 other words, wanted" in error
+
+
+def test_a_wider_model_says_the_same_and_learns_with_all_cells() -> None:
+    torch.manual_seed(0)
+    small = RecurrentWordLM(tuple(map(str, range(9))), 4, 6)
+    wide = widen(small, 10)
+    text = torch.tensor([[0, 5, 7, 2, 2]])
+    torch.testing.assert_close(wide.logits(wide(text)[0]), small.logits(small(text)[0]))
+    wide(text).square().sum().backward()
+    assert wide.projection.weight.grad[:, 6:].abs().min() > 0
+    assert wide.rnn.weight_hh_l0.grad.view(4, 10, 10)[:, :6, 6:].abs().max() > 0
+    assert widen(small, 5) is small
 
 
 def test_files_that_cannot_be_read_are_one_line(
