@@ -121,12 +121,21 @@ class ConfidenceModel:
         return cls(values, bias)
 
 
+def without_list(features: Tensor) -> Tensor:
+    """Return features (W, F) as they would be if the search gave but one text."""
+    return _hide(features, (_OF_LIST,), "no_list")
+
+
 def as_if_greedy(features: Tensor) -> Tensor:
     """Return features (W, F) as they would be without language model and other texts."""
-    blind = features.clone()
-    blind[:, [FEATURES.index(name) for name in ("lm", "lm_of_utterance", _OF_LIST)]] = 0.0
-    blind[:, [FEATURES.index(name) for name in ("no_lm", "no_list")]] = 1.0
-    return blind
+    return _hide(without_list(features), ("lm", "lm_of_utterance"), "no_lm")
+
+
+def _hide(features: Tensor, names: Sequence[str], sign: str) -> Tensor:
+    hidden = features.clone()
+    hidden[:, [FEATURES.index(name) for name in names]] = 0.0
+    hidden[:, FEATURES.index(sign)] = 1.0
+    return hidden
 
 
 def agreement(texts: Sequence[Alternative]) -> list[float]:
@@ -134,7 +143,7 @@ def agreement(texts: Sequence[Alternative]) -> list[float]:
 
     The probability of a text is the softmax of the scores (Wessel et al., "Confidence measures for
     large vocabulary continuous speech recognition", 2001); a word has that of all texts that
-    have it in the same place of the alignment with the least edits.
+    have it in the same place of the alignment with the least edits. No word is surer than 0.999.
 
     Args:
         texts: What a search found, best first, with natural-log scores.

@@ -32,6 +32,7 @@ from asr.confidence import (
     ConfidenceModel,
     as_if_greedy,
     calibration_error,
+    without_list,
 )
 from asr.manifest import Utterance, read_manifest
 from asr.normalize import normalize_text
@@ -265,14 +266,15 @@ def main() -> int:
         print(f"calibrate_confidence: {error}", file=sys.stderr)
         return 2
     features = torch.cat([words.features for words in fitted])
-    features = torch.cat([features, as_if_greedy(features)])
-    model = ConfidenceModel.fit(features, torch.cat([words.right for words in fitted] * 2))
+    features = torch.cat([features, without_list(features), as_if_greedy(features)])
+    model = ConfidenceModel.fit(features, torch.cat([words.right for words in fitted] * 3))
     command = shlex.join(["python", *sys.argv])
     model.save(options.model / CONFIDENCE, command)
     results = {name: describe(words, model) for name, words in held.items()}
     for name, words in held.items():
-        blind = replace(words, features=as_if_greedy(words.features))
-        results[name]["as_if_greedy"] = describe(blind, model)
+        for hide in (without_list, as_if_greedy):
+            hidden = replace(words, features=hide(words.features))
+            results[name][hide.__name__] = describe(hidden, model)
     write_results(options.output_dir, results, {"command": command, **describe_machine()})
     print((options.output_dir / "README.md").read_text(encoding="utf-8"))
     return 0

@@ -19,6 +19,7 @@ from asr.confidence import (
     agreement,
     as_if_greedy,
     calibration_error,
+    without_list,
     word_features,
 )
 from asr.model import EncoderOutput
@@ -96,6 +97,7 @@ def test_the_language_model_says_whole_words(bundle: ModelBundle) -> None:
     assert with_list[0, FEATURES.index("agreement")] > 6.0
     assert with_list[1, FEATURES.index("agreement")] == pytest.approx(0.0, abs=1e-6)
     assert with_list[:, FEATURES.index("no_list")].tolist() == [0.0, 0.0]
+    assert torch.equal(without_list(with_list), read)
     assert torch.equal(as_if_greedy(with_list), blind)
 
 

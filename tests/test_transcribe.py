@@ -535,7 +535,7 @@ def test_a_reader_that_leaves_is_no_error(wav: Path, tiny_model_dir: Path) -> No
 
 
 def test_the_compiler_of_torch_is_not_imported(wav: Path) -> None:
-    """It takes 0.8 s, and whoever touches it by chance makes every start longer."""
+    """It takes 0.9 s, and whoever touches it by chance makes every start longer."""
     program = (
         "import sys, asr.transcribe as t; t.main([sys.argv[1], '--quiet']); "
         "sys.exit('torch._dynamo' in sys.modules)"

@@ -243,7 +243,17 @@ def train(options: argparse.Namespace) -> RecurrentWordLM:
 def start(
     words: tuple[str, ...], counts: NDArray[np.float64], options: argparse.Namespace
 ) -> RecurrentWordLM:
-    """Return the model before its first update."""
+    """Return the model before its first update.
+
+    Args:
+        words: That it shall know.
+        counts: (ids,) how often each comes in the texts.
+        options: Of the program.
+
+    Raises:
+        LanguageModelError: The model to go on from cannot be read.
+        ValueError: It knows other words.
+    """
     if options.init_from:
         model = RecurrentWordLM.load(options.init_from)
         if model.words != words:
@@ -310,14 +320,14 @@ def make_parser() -> Parser:
         metavar="R",
         help="of the first updates; it falls to a hundredth (default: 0.003)",
     )
+    parser.add_argument(
+        "--updates", type=positive, metavar="N", help="in all, however many passes that is"
+    )
     sizes = (
         ("--vocabulary", 30_000, "known words"), ("--width", 128, "numbers for each of them"),
         ("--cells", 320, "of the recurrent layer"), ("--passes", 1, "over the text"),
         ("--threads", 1, "of the CPU"),
     )  # fmt: skip
-    parser.add_argument(
-        "--updates", type=positive, metavar="N", help="in all, however many passes that is"
-    )
     for name, value, text in sizes:
         parser.add_argument(
             name, type=positive, default=value, metavar="N", help=f"{text} (default: {value})"
