@@ -64,6 +64,7 @@ class ModelConfig:
     ctc_labels_per_frame: int = 1  # CTC outputs an encoder frame, for low frame rates
     phone_labels: int = 0  # of a second CTC head, blank included; set by data.lexicon
     phone_reader_width: int = 0  # of a layer through which the decoder sees the phones; 0 is none
+    spelling_head: bool = False  # CTC over characters, along them, reads these phones too
     attention: Literal["content", "location", "none"] = "content"
     attention_heads: int = 4
     attention_width: int = 256  # of all heads together
@@ -126,6 +127,8 @@ class TrainConfig:
     output_dir: str = "runs/default"
     resume: bool = False
     init_from: str = ""  # model directory to start from; the alphabet may differ
+    # Beginnings of names of weights that are taken from there, all others begin anew; none is all.
+    init_only: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()  # beginnings of names of weights that stay, as "encoder.front_end"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"

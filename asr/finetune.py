@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from asr.features import LogMel
 from asr.model import SpeechModel
 from asr.tokenizer import CharTokenizer
 
+_LABEL_HEADS = ("ctc_head.", "spelling_head.")  # have all characters for each label of a frame
 DROPOUTS = ("encoder_dropout", "decoder_dropout")  # belong to the training, not to the network
 
 
@@ -38,7 +39,11 @@ def network_differences(config: Config, other: Config, *may_differ: str) -> list
 
 
 def take_weights(
-    start: ModelBundle, model: SpeechModel, features: LogMel, tokenizer: CharTokenizer
+    start: ModelBundle,
+    model: SpeechModel,
+    features: LogMel,
+    tokenizer: CharTokenizer,
+    only: Sequence[str] = (),
 ) -> str:
     """Copy a trained model's weights into a network of the same shape.
 
@@ -50,9 +55,13 @@ def take_weights(
         model: Gets its weights.
         features: Get its mean and standard deviation.
         tokenizer: Of the new alphabet.
+        only: Names of modules or weights, as in `freeze`; all others stay as they are.
 
     Returns:
         A line that says what was taken.
+
+    Raises:
+        ValueError: A name of `only` fits nothing, or weights of another shape.
     """
     features.load_state_dict(start.features.state_dict())
     old = [start.tokenizer.blank_id, start.tokenizer.sos_id, start.tokenizer.eos_id]
@@ -60,19 +69,52 @@ def take_weights(
     shared = [c for c in tokenizer.alphabet if c in start.tokenizer.alphabet]
     old += [start.tokenizer.encode(c)[0] for c in shared]
     new += [tokenizer.encode(c)[0] for c in shared]
-    ours = model.state_dict()
-    for name, tensor in start.model.state_dict().items():
-        if _is_by_character(name):
-            groups = model.config.ctc_labels_per_frame if name.startswith("ctc_head.") else 1
-            _copy_rows(ours[name], tensor, new, old, groups)
-        elif name in ours and ours[name].shape == tensor.shape:  # not so a head for other phones
-            ours[name].copy_(tensor)
+    ours, theirs = model.state_dict(), start.model.state_dict()
+    wanted = _named(only, theirs, "train.init_only")
+    for name, tensor in theirs.items():
+        if name not in ours or (only and name not in wanted):
+            continue
+        by_character = _is_by_character(name)
+        into = ours[name]
+        fits = into.shape[by_character:] == tensor.shape[by_character:]
+        if name.startswith(_LABEL_HEADS):
+            fits &= model.config.ctc_labels_per_frame == start.model.config.ctc_labels_per_frame
+        if only and not fits:
+            raise ValueError(
+                f"train.init_only: {name}: found weights of {tuple(tensor.shape)} in "
+                f"{start.directory}, wanted {tuple(into.shape)}"
+            )
+        if by_character:
+            groups = model.config.ctc_labels_per_frame if name.startswith(_LABEL_HEADS) else 1
+            _copy_rows(into, tensor, new, old, groups)
+        elif into.shape == tensor.shape:  # not so a head for other phones
+            into.copy_(tensor)
     fresh = len(tokenizer.alphabet) - len(shared)
-    return f"starting from {start.directory}" + (f"; {fresh} characters are new" if fresh else "")
+    what = f"{start.directory} ({', '.join(only)})" if only else str(start.directory)
+    return f"starting from {what}" + (f"; {fresh} characters are new" if fresh else "")
+
+
+def _named(prefixes: Sequence[str], names: Iterable[str], setting: str) -> set[str]:
+    """Return the names that begin with one of `prefixes`, of modules or weights.
+
+    Raises:
+        ValueError: A prefix fits nothing; it names the setting that it is of.
+    """
+    names = list(names)
+    found: set[str] = set()
+    for prefix in prefixes:
+        of_prefix = {n for n in names if n == prefix or n.startswith(f"{prefix}.")}
+        if not of_prefix:
+            parts = [name.split(".") for name in names]
+            known = dict.fromkeys(".".join(p[:end]) for p in parts for end in range(1, len(p)))
+            near = difflib.get_close_matches(prefix, known, n=1) or list(known)[:1]
+            raise ValueError(f"{setting}: found no weights {prefix!r}, wanted names as {near[0]!r}")
+        found |= of_prefix
+    return found
 
 
 def _is_by_character(name: str) -> bool:
-    return name.startswith(("ctc_head.", "decoder.embedding.", "decoder.output."))
+    return name.startswith((*_LABEL_HEADS, "decoder.embedding.", "decoder.output."))
 
 
 def _copy_rows(
@@ -98,16 +140,8 @@ def freeze(model: SpeechModel, prefixes: Sequence[str]) -> str:
         ValueError: A name fits nothing, or nothing is left to learn.
     """
     parameters = dict(model.named_parameters())
-    for prefix in prefixes:
-        names = [n for n in parameters if n == prefix or n.startswith(f"{prefix}.")]
-        if not names:
-            known = [name for name, _ in model.named_modules() if name]
-            near = difflib.get_close_matches(prefix, known, n=1) or known[:1]
-            raise ValueError(
-                f"train.freeze: found no weights {prefix!r}, wanted names such as {near[0]!r}"
-            )
-        for name in names:
-            parameters[name].requires_grad_(False)
+    for name in _named(prefixes, parameters, "train.freeze"):
+        parameters[name].requires_grad_(False)
     learning = sum(p.numel() for p in parameters.values() if p.requires_grad)
     if not learning:
         raise ValueError("train.freeze: found every weight frozen, wanted some that learn")

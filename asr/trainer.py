@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,14 @@ from asr.checkpoint import (
     save_model,
     save_state,
 )
-from asr.config import Config, SearchConfig, SearchMethod, config_from_dict, config_to_dict
+from asr.config import (
+    Config,
+    ModelConfig,
+    SearchConfig,
+    SearchMethod,
+    config_from_dict,
+    config_to_dict,
+)
 from asr.crf import label_trigram
 from asr.dataset import open_source
 from asr.finetune import freeze, network_differences, take_weights
@@ -112,7 +119,10 @@ class Trainer:
         model, self.features, self.tokenizer = build_model(config)
         self._load_data()
         if self.start and not config.train.resume:
-            self.messages.append(take_weights(self.start, model, self.features, self.tokenizer))
+            taken = take_weights(
+                self.start, model, self.features, self.tokenizer, config.train.init_only
+            )
+            self.messages.append(taken)
         elif not config.train.resume:
             self.features.fit(self.source.waveforms(STATISTICS_UTTERANCES))
         if config.train.freeze:
@@ -172,7 +182,9 @@ class Trainer:
         if not self.start:
             return
         # Phones, and their reader, may be new, or be left out for another alphabet.
-        joining = ("phone_labels", "phone_reader_width")
+        joining: Sequence[str] = ("phone_labels", "phone_reader_width", "spelling_head")
+        if self.config.train.init_only:  # the weights that are wanted must fit, one by one
+            joining = [field.name for field in fields(ModelConfig)]
         if found := network_differences(self.config, self.start.config, *joining):
             raise ValueError(
                 f"train.init_from: {self.config.train.init_from} is another network; "

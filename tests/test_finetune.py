@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,38 @@ def test_another_network_is_refused_and_named(configure: Configure, start: Path)
     assert network_differences(config, load_model(start).config) == ["model.encoder_width=32"]
     with pytest.raises(ValueError, match="another network; wanted model.encoder_width=32"):
         Trainer(config, torch.device("cpu"))
+
+
+def test_parts_are_taken_and_all_else_may_be_another_network(
+    configure: Configure, start: Path
+) -> None:
+    config = configure(init_from=str(start), init_only=("encoder", "ctc_head"))
+    other = replace(config, model=replace(config.model, decoder_width=24, decoder_layers=1))
+    trainer = Trainer(other, torch.device("cpu"))
+    assert "(encoder, ctc_head)" in trainer.messages[0]
+    expected = load_model(start).model.state_dict()
+    state = trainer.model.state_dict()
+    for name, tensor in state.items():
+        if name.startswith(("encoder.", "ctc_head.")):
+            assert torch.equal(tensor, expected[name]), name
+    assert not torch.equal(state["decoder.embedding.weight"], expected["decoder.embedding.weight"])
+
+
+@pytest.mark.parametrize(
+    ("only", "changes", "message"),
+    [
+        (("encoder",), {"encoder_width": 24}, "encoder.layers.0.*found weights of .* wanted"),
+        (("ctc_head",), {"encoder_width": 24}, "train.init_only: ctc_head.weight: found"),
+        (("ctc_head",), {"ctc_labels_per_frame": 3}, "ctc_head.weight: found weights of"),
+        (("encode",), {}, "train.init_only: found no weights 'encode', wanted names as 'encoder'"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(
+    configure: Configure, start: Path, only: tuple[str, ...], changes: dict[str, Any], message: str
+) -> None:
+    config = configure(init_from=str(start), init_only=only)
+    with pytest.raises(ValueError, match=message):
+        Trainer(replace(config, model=replace(config.model, **changes)), torch.device("cpu"))
 
 
 def test_frozen_parts_stay_and_the_rest_learns(configure: Configure, start: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from techniques import BASE, DEFAULT, TECHNIQUES, WORDS, variants_of
+from techniques import BASES, DEFAULT, TECHNIQUES, WORDS, Base, variants_of
 
 from asr.report import percent, write_between, write_whole
 
@@ -19,7 +19,6 @@ MARKS = {
     name: (f"<!-- ablations of the {name}: begin -->", f"<!-- ablations of the {name}: end -->")
     for name in ("search", "training")
 }
-WAYS = {"ctc": "greedy CTC", "greedy": "greedy attention", "beam": "beam"}
 NOT_RUN = "not run"
 
 Figures = Mapping[str, Any]
@@ -60,38 +59,43 @@ def search_table(figures: Figures | None) -> str:
     return "\n".join(lines)
 
 
-def training_table(figures: Figures | None) -> str:
-    """Return the table of training in Markdown, of the figures of `training.json` if any."""
+def training_tables(figures: Figures | None) -> str:
+    """Return the tables of training in Markdown, of the figures of `training.json` if any."""
     known = figures["techniques"] if figures else {}
-    base = known.get(BASE.name)
+    parts = [_training_table(base, known) for base in BASES]
+    if figures and known:
+        parts.append(
+            f"{figures['utterances']} utterances of `{figures['manifest']}`. One run each with one "
+            "seed: an interval tells how far other utterances would change a difference, not how "
+            "far another seed would. Losses are in nats a character, means over the last fifth "
+            "of the updates; label smoothing is part of the attention's."
+        )
+        parts.append(_source(figures))
+    return "\n\n".join(parts)
+
+
+def _training_table(base: Base, known: Figures) -> str:
     ways = " | ".join(
-        f"{text}: WER % (95 % interval); more than the base, points" for text in WAYS.values()
+        f"{text}: WER % (95 % interval); more than the base, points" for text in base.ways.values()
     )
+    of_base = known.get(base.name)
+    updates = f", {of_base['updates']} updates each" if of_base else ""
     lines = [
-        f"| training | {ways} | last losses, CTC and attention | processor time of training, min "
-        "| times the base's |",
-        "|" + "---|" * (len(WAYS) + 4),
+        f"{base.title}{updates}:",
+        "",
+        f"| training | {ways} | last losses, {' and '.join(base.losses.values())} "
+        "| processor time of training, min | times the base's |",
+        "|" + "---|" * (len(base.ways) + 4),
     ]
-    for technique in (BASE, *TECHNIQUES):
+    for technique in (base, *(item for item in TECHNIQUES if item.base == base.name)):
         found = known.get(technique.name)
-        cells = [NOT_RUN] * (len(WAYS) + 3)
-        if found and base:
-            cells = [_way(found["ways"].get(way)) for way in WAYS]
-            cells.append(f"{found['losses']['ctc']:.3f}, {found['losses']['attention']:.3f}")
-            took, of_base = found["processor_seconds"], base["processor_seconds"]
-            cells += [f"{took / 60:.1f}", f"{took / of_base:.2f}" if of_base else ""]
+        cells = [NOT_RUN] * (len(base.ways) + 3)
+        if found and of_base:
+            cells = [_way(found["ways"].get(way)) for way in base.ways]
+            cells.append(", ".join(f"{found['losses'][name]:.3f}" for name in base.losses))
+            took, whole = found["processor_seconds"], of_base["processor_seconds"]
+            cells += [f"{took / 60:.1f}", f"{took / whole:.2f}" if whole else ""]
         lines.append(f"| {technique.text} | {' | '.join(cells)} |")
-    if figures and base:
-        lines += [
-            "",
-            f"{base['updates']} updates each; {figures['utterances']} utterances of "
-            f"`{figures['manifest']}`, without language model. One run each with one seed: an "
-            "interval tells how far other utterances would change a difference, not how far "
-            "another seed would. Losses are in nats a character, means over the last tenth of the "
-            "updates; label smoothing is part of the attention's.",
-            "",
-            _source(figures),
-        ]
     return "\n".join(lines)
 
 
@@ -159,7 +163,7 @@ def write_tables(results: Path) -> Path:
     """
     parts: dict[str, tuple[str, Callable[[Figures | None], str]]] = {
         "search": (SEARCH, search_table),
-        "training": (TRAINING, training_table),
+        "training": (TRAINING, training_tables),
     }
     contents = {}
     for part, (name, make) in parts.items():

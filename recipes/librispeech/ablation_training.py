@@ -1,4 +1,8 @@
-"""Training with one technique changed at a time: the second half of `ablations.py`."""
+"""Training with one technique changed at a time: the second half of `ablations.py`.
+
+Two trainings are held against their variants: of the encoder from random weights, and of a
+decoder on what the shipped encoder hears (`ablations/hearing.toml`, `ablations/spelling.toml`).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ import json
 import shlex
 import statistics
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ablation_tables import FIGURES, WAYS
+from ablation_tables import FIGURES
 from kept import (
     RUNS,
     Figures,
@@ -23,15 +28,25 @@ from kept import (
     read_kept,
     recognise,
 )
-from techniques import BASE, TECHNIQUES, Technique
+from techniques import BASES, TECHNIQUES, Technique, base_of
 
-from asr.config import Config, SearchConfig, config_from_dict, config_to_dict, load_config
+from asr.config import (
+    Config,
+    SearchConfig,
+    SearchMethod,
+    config_from_dict,
+    config_to_dict,
+    load_config,
+)
 from asr.manifest import Utterance
 from asr.report import HYPOTHESES, describe_machine, describe_score
 
+if TYPE_CHECKING:
+    from asr.checkpoint import ModelBundle
+
 RECIPE = Path(__file__).parent
 CONFIG = RECIPE / "configs" / "cpu_19h.toml"
-DIFFERENCES = RECIPE / FIGURES / "base.toml"
+DIFFERENCES = RECIPE / FIGURES  # of each base, in NAME.toml
 
 
 class Stopped(Exception):  # it is not an error
@@ -49,9 +64,10 @@ def overrides_of(technique: Technique, steps: int | None = None) -> list[str]:
         ValueError: A file of settings cannot be read.
     """
     try:
-        tables = tomllib.loads(DIFFERENCES.read_text(encoding="utf-8"))
+        path = DIFFERENCES / f"{technique.base}.toml"
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{DIFFERENCES}: no readable settings ({error})") from error
+        raise ValueError(f"{path}: no readable settings ({error})") from error
     overrides = [
         f"{section}.{name}={json.dumps(value)}"
         for section, table in tables.items()
@@ -111,18 +127,37 @@ def differences(folder: Path, config: Config) -> list[str]:
     ]
 
 
-def ways_of(config: Config) -> dict[str, SearchConfig]:
-    """Return the searches that judge a run; a CTC head that was not trained is not asked."""
-    # Without language model, and as the base can: it has no phones to search for words with.
-    ways = {name: SearchConfig(method=name) for name in WAYS}
-    if config.train.ctc_weight == 0:
-        del ways["ctc"]
-        ways["beam"] = replace(ways["beam"], ctc_weight=0.0)
-    return ways
+def with_shipped_words(bundle: ModelBundle) -> ModelBundle:
+    """Return a network with the shipped language models, to be searched along words.
+
+    Raises:
+        ValueError: It learned other phones than these know.
+    """
+    from asr.checkpoint import load_model
+
+    shipped = load_model()
+    if bundle.model.config.phone_labels != shipped.model.config.phone_labels:
+        raise ValueError(f"{bundle.directory}: found other phones than the shipped model has")
+    return replace(
+        bundle,
+        config=replace(bundle.config, search=shipped.config.search),
+        language_model=shipped.language_model,
+        word_model=shipped.word_model,
+        vocabulary=shipped.vocabulary,
+        recurrent_model=shipped.recurrent_model,
+    )
 
 
-def judge(folder: Path, base: Path, utterances: Sequence[Utterance]) -> Figures:
+def judge(
+    folder: Path, base: Path, ways: Iterable[SearchMethod], utterances: Sequence[Utterance]
+) -> Figures:
     """Score a finished run against the base, unless it was done with the same weights.
+
+    Args:
+        folder: Of the run.
+        base: Of the run that it is held against.
+        ways: How. Without phones there is no search along words.
+        utterances: By what.
 
     Raises:
         ValueError: A model or file cannot be read.
@@ -138,14 +173,20 @@ def judge(folder: Path, base: Path, utterances: Sequence[Utterance]) -> Figures:
     if kept := read_kept(folder, key):
         return kept
     bundle = load_model(folder / "last")
-    ways = {}
-    for name, search in ways_of(bundle.config).items():
-        texts, _ = recognise(bundle, utterances, search)
+    results = {}
+    for way in ways:
+        judged, search = bundle, SearchConfig(method=way)
+        if way == "words":
+            if bundle.lexicon is None:
+                continue
+            judged = with_shipped_words(bundle)
+            search = judged.config.search
+        texts, _ = recognise(judged, utterances, search)
         score = score_texts(utterances, texts, bundle.config.data.normalize)
-        change = None if folder == base else difference(score, base / f"{name}.{HYPOTHESES}")
-        keep_hypotheses(folder, score, f"{name}.{HYPOTHESES}")
-        ways[name] = {**describe_score(score), "against": change}
-    return keep(folder, key, {"ways": ways, **describe_run(folder)})
+        change = None if folder == base else difference(score, base / f"{way}.{HYPOTHESES}")
+        keep_hypotheses(folder, score, f"{way}.{HYPOTHESES}")
+        results[way] = {**describe_score(score), "against": change}
+    return keep(folder, key, {"ways": results, **describe_run(folder)})
 
 
 def describe_run(folder: Path) -> Figures:
@@ -160,11 +201,11 @@ def describe_run(folder: Path) -> Figures:
     log = read_log(folder / LOG)
     if not (log.train and log.starts):
         raise ValueError(f"{folder / LOG}: found no losses, wanted the log of a run")
-    last = [record for record in log.train if record["step"] > 0.9 * log.step]
+    last = [record for record in log.train if record["step"] > 0.8 * log.step]
     losses = {
         name: statistics.fmean(record[name] for record in last)
-        for name in ("total", "ctc", "attention", "guide")
-    }  # the mean of the last tenth: one batch says little
+        for name in ("ctc", "phone", "attention")
+    }  # the mean of the last fifth: one batch says little
     return {
         "updates": log.step,
         "losses": losses,
@@ -186,20 +227,22 @@ def measure_training(args: argparse.Namespace, command: str) -> Iterator[Figures
     from asr.benchmark import select_utterances
 
     utterances = select_utterances(args.manifest, args.limit)
-    check_lexicons([t for t in (BASE, *TECHNIQUES) if _is_wanted(t, args.only)], args.steps)
+    wanted = [technique for technique in TECHNIQUES if _is_wanted(technique, args.only)]
+    wanted += [base for base in BASES if any(item.base == base.name for item in wanted)]
+    check_lexicons(wanted, args.steps)
     runs = training_folder(args.steps)
     known: dict[str, Figures] = {}
-    for technique in (BASE, *TECHNIQUES):
+    for technique in (*BASES, *TECHNIQUES):
         overrides = overrides_of(technique, args.steps)
         overrides.append(f"train.output_dir={runs / technique.name}")
-        folder = runs / technique.name
+        folder, base = runs / technique.name, base_of(technique)
         config = load_config(CONFIG, overrides)
         torch.set_num_threads(config.train.threads or 1)
-        if _is_wanted(technique, args.only):
+        if technique in wanted:
             train_technique(overrides)
         elif not (folder / "last").is_dir() or differences(folder, config):
             continue
-        figures = judge(folder, runs / BASE.name, utterances)
+        figures = judge(folder, runs / base.name, base.ways, utterances)
         command_of_run = shlex.join(["python", "-m", "asr.train", _path(CONFIG), *overrides])
         known[technique.name] = {**figures, "command": command_of_run}
         yield {
@@ -225,7 +268,7 @@ def check_lexicons(techniques: Sequence[Technique], steps: int | None) -> None:
 
 
 def _is_wanted(technique: Technique, only: Sequence[str] | None) -> bool:
-    return not only or technique is BASE or technique.name in only
+    return not only or technique.name in only
 
 
 def training_folder(steps: int | None) -> Path:

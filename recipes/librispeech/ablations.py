@@ -2,16 +2,18 @@
 
     python recipes/librispeech/ablations.py search asr/models/default \\
         runs/manifests/dev-clean.jsonl --limit 500 --threads 1
-    python recipes/librispeech/ablations.py train                      # a night on a CPU core
+    python recipes/librispeech/ablations.py train                      # hours on a CPU core
     python recipes/librispeech/ablations.py train --only noise gru     # of `techniques.py`
     python recipes/librispeech/ablations.py train --steps 5            # a try: not in RESULTS.md
     python recipes/librispeech/ablations.py table
 
 `search` decodes with one setting changed at a time against the model's own search, be it over
 words or along characters; a model that is set to greedy search is given a beam. `train`
-trains `configs/cpu_19h.toml` with the differences in `ablations/base.toml`, and again with one
-technique switched off or exchanged, and judges each on the same utterances without a language
-model; `splice` reads runs/words.ctm, of scripts/align_manifests.py. Hypotheses and runs are kept in
+trains `configs/cpu_19h.toml` with the differences in `ablations/hearing.toml` (an encoder) or
+`ablations/spelling.toml` (a decoder on the shipped encoder), and again with one technique switched
+on, off or exchanged, and judges each on the same utterances. `splice` and `splice_short` read
+runs/words.ctm, of scripts/align_manifests.py, `texts` runs/heard.safetensors, of
+scripts/collect_heard.py. Hypotheses and runs are kept in
 `runs/ablations/`; what is there for the same weights, utterances and settings is not done again, so
 that a stopped command goes on where it stood.
 Figures go to `ablations/search.json` and `ablations/training.json`, and RESULTS.md is made from

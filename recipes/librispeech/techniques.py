@@ -36,17 +36,34 @@ class Variant:
 
 @dataclass(frozen=True)
 class Technique:
-    """A training that differs from the base in one thing.
+    """A training that differs from its base in one thing.
 
     Attributes:
         name: Of its folder, and for `--only`.
         text: For the table.
         overrides: Settings as `asr.train` takes them.
+        base: Name of the training that it is held against; its own if it is one.
     """
 
     name: str
     text: str
     overrides: tuple[str, ...] = ()
+    base: str = "hearing"
+
+
+@dataclass(frozen=True)
+class Base(Technique):
+    """A training that others are held against; `ablations/NAME.toml` has its settings.
+
+    Attributes:
+        title: Of its table.
+        ways: How its runs are judged: methods of search, and what the table calls them.
+        losses: What the table tells of, by the names of the log.
+    """
+
+    title: str = ""
+    ways: Mapping[SearchMethod, str] = field(default_factory=dict)
+    losses: Mapping[str, str] = field(default_factory=dict)
 
 
 DEFAULT = Variant("default", "the default")
@@ -123,57 +140,84 @@ def variants_of(method: SearchMethod) -> tuple[Variant, ...]:
     return (DEFAULT, *(item for item in VARIANTS if item.of_method in (None, method)))
 
 
-BASE = Technique("base", "the base")
-LEXICON = "data.lexicon=asr/models/default/lexicon.safetensors"
+BASES = (
+    Base(
+        "hearing", "the base", base="hearing",
+        title="The encoder, from random weights",
+        ways={"words": "along words", "ctc": "greedy CTC over characters"},
+        losses={"phone": "phones", "ctc": "characters by CTC"},
+    ),
+    Base(
+        "spelling", "the base", base="spelling",
+        title="The decoder, from random weights, on what the shipped encoder hears",
+        ways={"greedy": "greedy attention"},
+        losses={"attention": "characters by attention"},
+    ),
+)  # fmt: skip
+_HEARD = (
+    'data.spoken_texts=["../shared/text/books.txt.xz"]',
+    "data.heard_phones=runs/heard.safetensors",
+)
 TECHNIQUES = (
     Technique(
         "no_spec_augment", "without SpecAugment",
         ("augment.frequency_masks=0", "augment.time_masks=0"),
     ),
     Technique("no_speed", "without speed perturbation", ("augment.speed_factors=[1.0]",)),
-    Technique("frequency_warp", "with frequency warp of 10 %", ("augment.frequency_warp=0.1",)),
+    Technique("frequency_warp", "with frequency warp of 15 %", ("augment.frequency_warp=0.15",)),
     Technique("noise", "with noise in every second utterance", ("augment.noise_probability=0.5",)),
     Technique("rooms", "with rooms for every second utterance", ("augment.room_probability=0.5",)),
     Technique(
-        "telephone", "with a telephone's band for every fifth utterance",
-        ("augment.telephone_probability=0.2",),
+        "splice", "four fifths put together anew from words",
+        ("augment.splice_probability=0.8", 'data.word_times=["runs/words.ctm"]'),
     ),
     Technique(
-        "splice", "every second utterance put together anew from words",
-        ("augment.splice_probability=0.5", 'data.word_times=["runs/words.ctm"]'),
+        "splice_short", "the same, into utterances of 4 s",
+        (
+            "augment.splice_probability=0.8", "augment.splice_seconds=4.0",
+            'data.word_times=["runs/words.ctm"]',
+        ),
     ),
-    Technique("muon", "Muon for the recurrent layers", ("train.optimizer=muon",)),
-    # Attention is guided by CTC's alignment, which does not exist without its loss.
-    Technique(
-        "no_ctc", "without CTC loss, hence without guided attention",
-        ("train.ctc_weight=0", "train.ctc_only_steps=0", "train.guided_attention_weight=0"),
-    ),
-    Technique(
-        "no_guided_attention", "without guided attention", ("train.guided_attention_weight=0",)
-    ),
-    Technique(
-        "phones", "with a second CTC head over phones",
-        (LEXICON, "model.phone_reader_width=0"),
-    ),
-    Technique(
-        "phones_ctc", "the same by CTC instead of the random field",
-        (LEXICON, "model.phone_reader_width=0", "train.phone_loss=ctc"),
-    ),
-    Technique("phone_reader", "phones that the decoder sees too", (LEXICON,)),
-    Technique("no_label_smoothing", "without label smoothing", ("train.label_smoothing=0",)),
+    Technique("adamw", "AdamW instead of Muon", ("train.optimizer=adamw",)),
+    Technique("phones_ctc", "phones by CTC, not the random field", ("train.phone_loss=ctc",)),
+    Technique("no_phones", "without phones", ("data.lexicon=", "model.phone_reader_width=0")),
     Technique("no_ema", "without averaged weights", ("train.ema_decay=0",)),
-    Technique(
-        "no_dropout", "without dropout", ("model.encoder_dropout=0", "model.decoder_dropout=0")
-    ),
-    Technique(
-        "dropout_0.2", "dropout 0.2", ("model.encoder_dropout=0.2", "model.decoder_dropout=0.2")
-    ),
+    Technique("no_dropout", "without dropout", ("model.encoder_dropout=0",)),
+    Technique("dropout_0.3", "dropout 0.3 instead of 0.1", ("model.encoder_dropout=0.3",)),
     Technique("gru", "GRU instead of LSTM", ("model.encoder_cell=gru",)),
     # 32 channels of 20 bands are as wide for the first recurrent layer as 64 of 10.
     Technique(
         "frames_40ms", "frames of 40 ms with one CTC label instead of 80 ms with two",
         ("model.conv_channels=[32,32]", "model.ctc_labels_per_frame=1"),
     ),
-    Technique("location", "location-aware attention", ("model.attention=location",)),
-    Technique("no_short_first", "first pass in random order", ("data.short_first=false",)),
+    Technique("short_first", "short utterances first", ("data.short_first=true",)),
+    Technique(
+        "no_guided_attention", "without guided attention", ("train.guided_attention_weight=0",),
+        base="spelling",
+    ),
+    Technique(
+        "no_label_smoothing", "without label smoothing", ("train.label_smoothing=0",),
+        base="spelling",
+    ),
+    Technique(
+        "location", "location-aware attention", ("model.attention=location",), base="spelling"
+    ),
+    Technique("one_gru", "one GRU, not two", ("model.decoder_layers=1",), base="spelling"),
+    Technique(
+        "phone_reader", "phones that the decoder sees too", ("model.phone_reader_width=128",),
+        base="spelling",
+    ),
+    Technique(
+        "texts", "the same, learning from texts too", ("model.phone_reader_width=128", *_HEARD),
+        base="spelling",
+    ),
+    Technique(
+        "decoder_muon", "Muon instead of AdamW", ("train.optimizer=muon",), base="spelling"
+    ),
 )  # fmt: skip
+
+
+def base_of(technique: Technique) -> Base:
+    """Return what a technique is held against."""
+    (base,) = [base for base in BASES if base.name == technique.base]
+    return base

@@ -23,11 +23,13 @@ import ablations  # noqa: E402
 from ablation_tables import FIGURES, MARKS, PAGE, SEARCH, TRAINING  # noqa: E402
 from ablation_training import CONFIG, overrides_of  # noqa: E402
 from techniques import (  # noqa: E402
-    BASE,
+    BASES,
     DEFAULT,
     TECHNIQUES,
+    Base,
     Technique,
     Variant,
+    base_of,
     variants_of,
 )
 
@@ -49,6 +51,7 @@ CHARACTERS = SearchConfig(beam_size=9, lm_weight=0.6, length_bonus=1.0)
 WORDS = SearchConfig(
     method="words", beam_size=50, lm_weight=0.6, word_bonus=1.0, blank_penalty=2.0, rescore=4
 )
+WORD_LIST = {"a": [1], "be": [2, 1], "see": [3, 1], "tea": [2, 3], "the": [3]}
 LEXICON = "a one\nb two\nc three\nd four\n"  # of the corpus of tones
 
 
@@ -117,21 +120,25 @@ def test_every_search_has_the_variants_that_mean_something_to_it() -> None:
 
 
 def test_every_technique_is_another_training() -> None:
-    base = of_technique(BASE)
     for technique in TECHNIQUES:
         wanted = {override.split("=")[0] for override in technique.overrides}
+        base = of_technique(base_of(technique))
         assert changed(of_technique(technique), base) == wanted, technique.name
-    names = [technique.name for technique in (BASE, *TECHNIQUES)]
+    names = [technique.name for technique in (*BASES, *TECHNIQUES)]
     assert len(set(names)) == len(names)
+    for base in BASES:
+        texts = [t.text for t in TECHNIQUES if t.base == base.name]
+        assert len(set(texts)) == len(texts) > 0, "a row each in the base's table"
 
 
-def test_the_base_is_the_recipe_with_little_data_and_a_small_budget() -> None:
-    differs = changed(of_technique(BASE), load_config(CONFIG))
-    assert "data.train_manifests" in differs and "train.max_steps" in differs
-    assert not [name for name in differs if name.startswith(("model.", "features.", "search."))]
-    shorter = of_technique(BASE, 25)
-    assert (shorter.train.max_steps, shorter.train.ctc_only_steps) == (25, 10)
-    unlike = changed(shorter, of_technique(BASE))
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base.name)
+def test_a_base_is_the_recipe_with_a_small_budget(base: Base) -> None:
+    differs = changed(of_technique(base), load_config(CONFIG))
+    assert "train.max_steps" in differs and "data.dev_manifests" in differs
+    assert not [name for name in differs if name.startswith(("features.", "search."))]
+    shorter = of_technique(base, 50).train
+    assert (shorter.max_steps, shorter.warmup_steps, shorter.decay_steps) == (50, 5, 25)
+    unlike = changed(of_technique(base, 50), of_technique(base))
     assert {name for name in unlike if not name.endswith(("_steps", "_every"))} == set()
 
 
@@ -199,7 +206,7 @@ def test_the_search_is_measured_once_and_the_table_made_of_it(
     assert cells[1].startswith(f"{100 * other['wer']:.2f} (")
     assert cells[2].startswith(f"{100 * difference:+.2f} (")
     assert row(page, "half the language model's weight")[1] == "the default itself"
-    assert row(page, "beam size 48")[1] == row(page, BASE.text)[1] == "not run"
+    assert row(page, "beam size 48")[1] == row(page, "GRU instead of LSTM")[1] == "not run"
     assert (
         "search along characters, beam size 2, CTC weight 0.3, language model weight 0, length"
         in (page.read_text(encoding="utf-8"))
@@ -237,7 +244,7 @@ def test_what_is_measured_is_kept_until_something_changes(
 @pytest.fixture
 def words_dir(tiny_model_dir: Path, tmp_path: Path) -> Path:
     """Return a model of random weights that searches over five words."""
-    listed = {"a": [1], "be": [2, 1], "see": [3, 1], "tea": [2, 3], "the": [3]}
+    listed = WORD_LIST
     size = len(listed) + 4
     tables = WordTables(
         np.log(np.full(size, 0.1, dtype=np.float32)), np.arange(size, dtype=np.int32),
@@ -334,11 +341,12 @@ def tones(folder: Path, tone_manifest: Path, monkeypatch: pytest.MonkeyPatch) ->
     (folder / "config.toml").write_text(
         settings_to_toml(json.loads(json.dumps(config_to_dict(config)))), encoding="utf-8"
     )
-    (folder / "base.toml").write_text("[data]\ndev_manifests = []\n", encoding="utf-8")
+    for base in BASES:
+        (folder / f"{base.name}.toml").write_text("[data]\ndev_manifests = []\n", "utf-8")
     monkeypatch.setattr(ablation_training, "CONFIG", folder / "config.toml")
-    monkeypatch.setattr(ablation_training, "DIFFERENCES", folder / "base.toml")
+    monkeypatch.setattr(ablation_training, "DIFFERENCES", folder)
     arguments = ["train", "--manifest", str(tone_manifest), "--limit", "6", "--results", "made"]
-    return [*arguments, "--only", "no_ctc", "gru"]
+    return [*arguments, "--only", "gru", "no_label_smoothing"]
 
 
 def test_training_is_judged_and_goes_on_where_it_stood(
@@ -356,59 +364,80 @@ def test_training_is_judged_and_goes_on_where_it_stood(
     monkeypatch.setattr(train, "main", main)
     assert ablations.main(tones) == 0
     known = read(folder / "made" / FIGURES / TRAINING)["techniques"]
-    assert list(known) == ["base", "no_ctc", "gru"] and len(calls) == 3
-    assert set(known["base"]["ways"]) == set(known["gru"]["ways"]) == {"ctc", "greedy", "beam"}
-    assert set(known["no_ctc"]["ways"]) == {"greedy", "beam"}, "its CTC head was not trained"
+    assert list(known) == ["hearing", "spelling", "gru", "no_label_smoothing"] and len(calls) == 4
+    assert set(known["hearing"]["ways"]) == set(known["gru"]["ways"]) == {"ctc"}, "without phones"
+    assert set(known["spelling"]["ways"]) == set(known["no_label_smoothing"]["ways"]) == {"greedy"}
     runs = folder / "runs/ablations/training"
     assert load_model(runs / "gru" / "last").config.model.encoder_cell == "gru"
-    for way, figures in known["gru"]["ways"].items():
-        base = known["base"]["ways"][way]
-        assert base["against"] is None and len(
-            read_hypotheses(runs / f"base/{way}.hypotheses.jsonl")
-        )
-        assert figures["against"]["difference"] == pytest.approx(figures["wer"] - base["wer"])
+    for name, base, way in (
+        ("gru", "hearing", "ctc"),
+        ("no_label_smoothing", "spelling", "greedy"),
+    ):
+        figures, of_base = (known[run]["ways"][way] for run in (name, base))
+        assert of_base["against"] is None
+        assert len(read_hypotheses(runs / f"{base}/{way}.hypotheses.jsonl")) == 6
+        assert figures["against"]["difference"] == pytest.approx(figures["wer"] - of_base["wer"])
     assert known["gru"]["updates"] == 4 and known["gru"]["processor_seconds"] > 0
     assert "model.encoder_cell=gru" in known["gru"]["command"]
     page = folder / "made" / PAGE
-    assert row(page, "GRU instead of LSTM")[1].count("(") == 2
-    assert row(page, "without CTC loss, hence without guided attention")[1] == "–"
-    assert row(page, "dropout 0.2")[1:] == ["not run"] * 6
+    assert row(page, "GRU instead of LSTM")[1] == "–", "no phones to search words by"
+    assert row(page, "GRU instead of LSTM")[2].count("(") == 2
+    assert row(page, "without label smoothing")[1].count("(") == 2
+    assert row(page, "dropout 0.3 instead of 0.1")[1:] == ["not run"] * 5
     # Nothing is trained or judged again; a run that was stopped goes on from its state.
-    assert ablations.main(tones) == 0 and len(calls) == 3
+    assert ablations.main(tones) == 0 and len(calls) == 4
     assert read(folder / "made" / FIGURES / TRAINING)["techniques"] == known
     (runs / "gru" / "last").rename(runs / "gru" / "gone")
-    assert ablations.main(tones) == 0 and len(calls) == 4
+    assert ablations.main(tones) == 0 and len(calls) == 5
     assert calls[-1][-1] == "train.resume=true"
     again = read(folder / "made" / FIGURES / TRAINING)["techniques"]["gru"]
     assert again["ways"] == known["gru"]["ways"]
 
 
-def test_phones_are_judged_as_the_base_is(
-    folder: Path, tones: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_network_with_phones_is_searched_along_words(
+    folder: Path, words_dir: Path, tones: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "lexicon.txt").write_text(LEXICON, encoding="utf-8")
-    phones = Technique("phones", "with phones", ("data.lexicon=lexicon.txt",))
+    monkeypatch.setattr("asr.checkpoint.DEFAULT_MODEL", words_dir)  # the shipped one
+    lexicon = words_dir / "lexicon.safetensors"
+    phones = Technique("phones", "with phones", (f"data.lexicon={lexicon}",))
     for module in (ablation_training, ablation_tables):
         monkeypatch.setattr(module, "TECHNIQUES", (phones,))
     command = tones[: tones.index("--only")]
     assert ablations.main(command) == 0
     known = read(folder / "made" / FIGURES / TRAINING)["techniques"]
-    bundle = load_model(folder / "runs/ablations/training/phones/last")
-    assert bundle.lexicon is not None and bundle.word_decoder is None
-    assert bundle.model.phone_head is not None
-    assert set(known["phones"]["ways"]) == set(known["base"]["ways"]) == {"ctc", "greedy", "beam"}
-    assert row(folder / "made" / PAGE, "with phones")[3].count("(") == 2
+    assert list(known) == ["hearing", "phones"], "nothing is held against the other base"
+    last = folder / "runs/ablations/training/phones/last"
+    assert load_model(last).word_decoder is None, "judged with words that it has not itself"
+    assert set(known["phones"]["ways"]) == {"words", "ctc"}
+    heard = read_hypotheses(last.parent / "words.hypotheses.jsonl")
+    assert {word for text in heard.values() for word in text.split()} <= set(WORD_LIST)
+    cells = row(folder / "made" / PAGE, "with phones")
+    assert cells[1].count("(") == 1, "the base, without phones, has nothing to hold it against"
+    assert cells[2].count("(") == 2
     assert ablations.main(command) == 0, "the run that is there is taken"
     assert read(folder / "made" / FIGURES / TRAINING)["techniques"] == known
+
+
+def test_other_phones_than_the_shipped_ones_are_refused(
+    folder: Path, tones: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (folder / "lexicon.txt").write_text(LEXICON, encoding="utf-8")
+    phones = Technique("phones", "with phones", ("data.lexicon=lexicon.txt",))
+    for module in (ablation_training, ablation_tables):
+        monkeypatch.setattr(module, "TECHNIQUES", (phones,))
+    assert ablations.main(tones[: tones.index("--only")]) == 2
+    assert "found other phones than the shipped model has" in capsys.readouterr().err
 
 
 def test_a_lexicon_that_is_not_there_is_named_before_the_work(
     folder: Path, tones: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [*tones[: tones.index("--only")], "--only", "gru", "phones"]
-    assert ablations.main(command) == 2  # not in this folder
+    (folder / "hearing.toml").write_text('[data]\nlexicon="no/lexicon.safetensors"\n', "utf-8")
+    command = [*tones[: tones.index("--only")], "--only", "no_phones", "no_speed"]
+    assert ablations.main(command) == 2
     error = capsys.readouterr().err
-    assert "technique phones: " in error and "lexicon.safetensors" in error
+    assert "technique no_speed: " in error and "lexicon.safetensors" in error
     assert error.count("\n") == 1 and not (folder / "runs").exists()
 
 
@@ -429,7 +458,7 @@ def test_a_try_stays_away_from_the_results(
     assert ablations.main(command) == 0
     assert not (folder / "recipe").exists()
     made = folder / "runs/ablations/training_2_updates"
-    assert row(made / PAGE, "GRU instead of LSTM")[1].count("(") == 2
+    assert row(made / PAGE, "GRU instead of LSTM")[2].count("(") == 2
     assert read(made / FIGURES / TRAINING)["techniques"]["gru"]["updates"] == 2
 
 
@@ -438,10 +467,10 @@ def test_a_run_with_other_settings_is_not_taken(
 ) -> None:
     assert ablations.main(tones) == 0
     capsys.readouterr()
-    (folder / "base.toml").write_text("[train]\nseed = 7\n[data]\ndev_manifests=[]\n", "utf-8")
+    (folder / "hearing.toml").write_text("[train]\nseed = 7\n[data]\ndev_manifests=[]\n", "utf-8")
     assert ablations.main(tones) == 2
     error = capsys.readouterr().err
-    assert "training/base: found a run with train.seed=1, wanted other" in error
+    assert "training/hearing: found a run with train.seed=1, wanted other" in error
     assert error.count("\n") == 1
 
 
@@ -496,7 +525,7 @@ def test_the_tables_that_ship_are_made_from_the_figures_that_ship() -> None:
     text = (RECIPE / PAGE).read_text(encoding="utf-8")
     for part, name, make in (
         ("search", SEARCH, ablation_tables.search_table),
-        ("training", TRAINING, ablation_tables.training_table),
+        ("training", TRAINING, ablation_tables.training_tables),
     ):
         path = RECIPE / FIGURES / name
         begin, end = MARKS[part]
