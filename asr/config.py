@@ -64,7 +64,6 @@ class ModelConfig:
     ctc_labels_per_frame: int = 1  # CTC outputs an encoder frame, for low frame rates
     phone_labels: int = 0  # of a second CTC head, blank included; set by data.lexicon
     phone_reader_width: int = 0  # of a layer through which the decoder sees the phones; 0 is none
-    spelling_head: bool = False  # CTC over characters, along them, reads these phones too
     attention: Literal["content", "location", "none"] = "content"
     attention_heads: int = 4
     attention_width: int = 256  # of all heads together

@@ -15,7 +15,6 @@ from asr.features import LogMel
 from asr.model import SpeechModel
 from asr.tokenizer import CharTokenizer
 
-_LABEL_HEADS = ("ctc_head.", "spelling_head.")  # have all characters for each label of a frame
 DROPOUTS = ("encoder_dropout", "decoder_dropout")  # belong to the training, not to the network
 
 
@@ -77,7 +76,7 @@ def take_weights(
         by_character = _is_by_character(name)
         into = ours[name]
         fits = into.shape[by_character:] == tensor.shape[by_character:]
-        if name.startswith(_LABEL_HEADS):
+        if name.startswith("ctc_head."):
             fits &= model.config.ctc_labels_per_frame == start.model.config.ctc_labels_per_frame
         if only and not fits:
             raise ValueError(
@@ -85,7 +84,7 @@ def take_weights(
                 f"{start.directory}, wanted {tuple(into.shape)}"
             )
         if by_character:
-            groups = model.config.ctc_labels_per_frame if name.startswith(_LABEL_HEADS) else 1
+            groups = model.config.ctc_labels_per_frame if name.startswith("ctc_head.") else 1
             _copy_rows(into, tensor, new, old, groups)
         elif into.shape == tensor.shape:  # not so a head for other phones
             into.copy_(tensor)
@@ -114,7 +113,7 @@ def _named(prefixes: Sequence[str], names: Iterable[str], setting: str) -> set[s
 
 
 def _is_by_character(name: str) -> bool:
-    return name.startswith((*_LABEL_HEADS, "decoder.embedding.", "decoder.output."))
+    return name.startswith(("ctc_head.", "decoder.embedding.", "decoder.output."))
 
 
 def _copy_rows(

@@ -120,7 +120,7 @@ class JointLoss(nn.Module):
         ctc = ctc_loss(log_probs, lengths, tokens, token_lengths)  # (B,)
         ctc = ctc.masked_fill(~counts, 0.0).sum() / size.characters
         phone = zero = torch.zeros_like(ctc)
-        if phones is not None and phone_lengths is not None:
+        if phones is not None and phone_lengths is not None and self.config.phone_weight:
             phone = self.phone_loss(encoded, phones, phone_lengths)  # (B,)
             phone = phone.masked_fill(~counts, 0.0).sum() / size.characters
         extra = self.config.phone_weight * phone

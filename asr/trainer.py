@@ -182,7 +182,7 @@ class Trainer:
         if not self.start:
             return
         # Phones, and their reader, may be new, or be left out for another alphabet.
-        joining: Sequence[str] = ("phone_labels", "phone_reader_width", "spelling_head")
+        joining: Sequence[str] = ("phone_labels", "phone_reader_width")
         if self.config.train.init_only:  # the weights that are wanted must fit, one by one
             joining = [field.name for field in fields(ModelConfig)]
         if found := network_differences(self.config, self.start.config, *joining):
