@@ -62,6 +62,11 @@ class Batch:
             phone_lengths=torch.tensor([len(phones) for phones in spoken]),
         )
 
+    def twice(self) -> Batch:
+        """Return the batch with all its utterances a second time behind themselves."""
+        doubled = self._each(lambda tensor: torch.cat([tensor, tensor]))
+        return replace(doubled, indices=self.indices * 2, ids=self.ids * 2)
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on a device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))

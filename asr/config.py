@@ -146,6 +146,9 @@ class TrainConfig:
     phone_weight: float = 0.5  # of phones beside the rest; with data.lexicon only
     # CTC, or CTC against all that a trigram of phones finds likely, see asr/crf.py.
     phone_loss: Literal["ctc", "crf"] = "crf"
+    # Of what two hearings of an utterance, each with noise and masks of its own, say unlike each
+    # other of every frame, see asr/loss.py; above 0, an update hears everything twice.
+    consistency_weight: float = 0.0
     text_weight: float = 0.5  # of spelling the phones of texts; with data.spoken_texts only
     text_characters: int = 3000  # an update and process
     phones_alone: float = 0.25  # share of utterances of which the decoder sees the phones only

@@ -34,6 +34,7 @@ class Losses:
         guide: Negative log of the attention that lies where CTC places a character.
         phone: CTC loss over phones, or that of the random field.
         text: Cross-entropy of the decoder on texts as if heard.
+        consistency: How unlike two hearings of an utterance are.
     """
 
     total: Tensor
@@ -42,6 +43,7 @@ class Losses:
     guide: Tensor
     phone: Tensor
     text: Tensor
+    consistency: Tensor
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,16 @@ class JointLoss(nn.Module):
         log_probs, lengths = model.ctc_log_probs(encoded)
         ctc = ctc_loss(log_probs, lengths, tokens, token_lengths)  # (B,)
         ctc = ctc.masked_fill(~counts, 0.0).sum() / size.characters
-        phone = zero = torch.zeros_like(ctc)
+        phone = consistency = zero = torch.zeros_like(ctc)
         if phones is not None and phone_lengths is not None and self.config.phone_weight:
             phone = self.phone_loss(encoded, phones, phone_lengths)  # (B,)
             phone = phone.masked_fill(~counts, 0.0).sum() / size.characters
         extra = self.config.phone_weight * phone
+        if self.config.consistency_weight:
+            consistency = self.consistency(encoded, counts) / size.characters
+            extra = extra + self.config.consistency_weight * consistency
         if not with_decoder:
-            return Losses(ctc + extra, ctc, zero, zero, phone, zero)
+            return Losses(ctc + extra, ctc, zero, zero, phone, zero, consistency)
         text = zero if imagined is None else self.spelling(imagined)
         extra = extra + self.config.text_weight * text
         logits, weights = model.decoder(self.with_start(tokens), self.for_decoder(encoded))
@@ -138,7 +143,7 @@ class JointLoss(nn.Module):
         ctc_weight = self.config.ctc_weight
         total = ctc_weight * ctc + (1 - ctc_weight) * attention + extra
         total = total + self.config.guided_attention_weight * guide
-        return Losses(total, ctc, attention, guide, phone, text)
+        return Losses(total, ctc, attention, guide, phone, text, consistency)
 
     def phone_loss(self, encoded: EncoderOutput, phones: Tensor, phone_lengths: Tensor) -> Tensor:
         """Return the loss (B,) of phones (B, P)."""
@@ -148,6 +153,23 @@ class JointLoss(nn.Module):
             return ctc
         against = crf_loss(log_probs, lengths, phones, phone_lengths, self.phone_trigram)
         return against + _CTC_SHARE * ctc
+
+    def consistency(self, encoded: EncoderOutput, counts: Tensor) -> Tensor:
+        """Return by how much the second half of a batch hears other labels than the first.
+
+        Each half's labels are drawn to those of the other, frame by frame; heads weigh as in the
+        loss. Yao et al., "CR-CTC: Consistency regularization on CTC", 2024.
+        """
+        heads = [(1.0, self.model.ctc_log_probs(encoded))]
+        if self.model.phone_head is not None and self.config.phone_weight:
+            heads.append((self.config.phone_weight, self.model.phone_log_probs(encoded)))
+        total = torch.zeros((), device=counts.device)
+        for weight, (log_probs, lengths) in heads:
+            other = torch.cat(log_probs.chunk(2)[::-1]).detach()
+            unlike = F.kl_div(log_probs, other, reduction="none", log_target=True).sum(2)  # (B, S)
+            heard = valid_mask(lengths, unlike.shape[1]) & counts[:, None]
+            total = total + weight * unlike.masked_fill(~heard, 0.0).sum()
+        return total
 
     def for_decoder(self, encoded: EncoderOutput) -> EncoderOutput:
         """Return what the decoder sees in training: of some utterances the phones alone."""

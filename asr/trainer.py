@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,7 @@ from asr.checkpoint import (
     save_model,
     save_state,
 )
-from asr.config import (
-    Config,
-    ModelConfig,
-    SearchConfig,
-    SearchMethod,
-    config_from_dict,
-    config_to_dict,
-)
+from asr.config import Config, SearchConfig, SearchMethod, config_from_dict, config_to_dict
 from asr.crf import label_trigram
 from asr.dataset import open_source
 from asr.finetune import freeze, network_differences, take_weights
@@ -184,7 +177,7 @@ class Trainer:
         # Phones, and their reader, may be new, or be left out for another alphabet.
         joining: Sequence[str] = ("phone_labels", "phone_reader_width")
         if self.config.train.init_only:  # the weights that are wanted must fit, one by one
-            joining = [field.name for field in fields(ModelConfig)]
+            joining = list(asdict(self.config.model))
         if found := network_differences(self.config, self.start.config, *joining):
             raise ValueError(
                 f"train.init_from: {self.config.train.init_from} is another network; "
@@ -297,6 +290,8 @@ class Trainer:
         # Chance depends on the step and nothing before it, so that resuming changes nothing.
         chance = random.Random(f"{config.train.seed}/{step}/{distributed.rank()}")
         torch.manual_seed(chance.getrandbits(60))
+        if self.config.train.consistency_weight:
+            batch, size = batch.twice(), UpdateSize(2 * size.characters, 2 * size.ends)
         features, lengths = augmented_features(
             self.features, batch.waveform, batch.num_samples, config.augment, config.features,
             chance,

@@ -135,3 +135,34 @@ def test_a_stand_in_is_not_learned_from() -> None:
     )
     for name, value in vars(expected).items():
         torch.testing.assert_close(getattr(found, name), value)
+
+
+def twice(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    return [torch.cat([tensor, tensor]) for tensor in tensors]
+
+
+def test_two_hearings_are_drawn_to_each_other() -> None:
+    loss = build(replace(TRAIN, consistency_weight=0.5))
+    features, lengths, tokens, token_lengths = inputs()
+    size = UpdateSize(2.0 * int(token_lengths.sum()), 1.0)
+    same = twice(features, lengths, tokens, token_lengths)
+    alike = loss(*same, False, torch.ones(6, dtype=torch.bool), size)
+    assert alike.consistency == 0 and alike.total == alike.ctc
+    again = features + 0.5 * torch.randn_like(features) * (features != 0)
+    counts = torch.tensor([True, True, False, True, True, False])
+    found = loss(torch.cat([features, again]), *same[1:], False, counts, size)
+    # Slow truth, utterance by utterance: both divergences, of frames that are there.
+    expected = 0.0
+    for row in range(2):
+        views = []
+        for heard in (features, again):
+            encoded = loss.model.encode(
+                heard[row : row + 1, : lengths[row]], lengths[row : row + 1]
+            )
+            views.append(loss.model.ctc_log_probs(encoded)[0][0])
+        for one, other in (views, views[::-1]):
+            expected += (other.exp() * (other - one)).sum().item()
+    assert found.consistency.item() == pytest.approx(expected / size.characters, rel=1e-3)
+    assert found.total.item() == pytest.approx((found.ctc + 0.5 * found.consistency).item())
+    found.consistency.backward()
+    assert loss.model.ctc_head.weight.grad.any()

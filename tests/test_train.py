@@ -175,6 +175,19 @@ def test_full_disk_keeps_the_last_good_state(
     assert load_state(folder / "state.pt")[0]["progress"]["step"] == 5
 
 
+def test_an_update_may_hear_its_utterances_twice(configure: Configure) -> None:
+    once = configure("once", max_steps=2, log_every=1)
+    twice = configure("twice", max_steps=2, log_every=1, consistency_weight=0.3)
+    for config in (once, twice):
+        assert train(config) == 0
+    single, double = (log(config.train.output_dir, "train") for config in (once, twice))
+    assert [row["consistency"] for row in single] == [0, 0]
+    assert all(row["consistency"] > 0 for row in double), "dropout and loudness differ"
+    assert double[-1]["audio_hours"] == single[-1]["audio_hours"], "no more was read"
+    # The mean of both hearings, not their sum.
+    assert double[0]["ctc"] == pytest.approx(single[0]["ctc"], rel=0.2)
+
+
 def test_a_cpu_that_only_imitates_bfloat16_trains_in_single_precision(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,6 +181,10 @@ TECHNIQUES = (
     Technique("adamw", "AdamW instead of Muon", ("train.optimizer=adamw",)),
     Technique("phones_ctc", "phones by CTC, not the random field", ("train.phone_loss=ctc",)),
     Technique("no_phones", "without phones", ("data.lexicon=", "model.phone_reader_width=0")),
+    Technique(
+        "consistency", "half as many utterances, heard twice to agree",
+        ("train.consistency_weight=0.2", "data.batch_seconds=24.0"),
+    ),
     Technique("no_ema", "without averaged weights", ("train.ema_decay=0",)),
     Technique("no_dropout", "without dropout", ("model.encoder_dropout=0",)),
     Technique("dropout_0.3", "dropout 0.3 instead of 0.1", ("model.encoder_dropout=0.3",)),
