@@ -84,9 +84,19 @@ def greedy_decode(log_probs: Tensor, lengths: Tensor, blank_id: int = 0) -> list
     Returns:
         One list of token ids for each utterance.
     """
-    labels = log_probs.argmax(-1).cpu()  # (B, S)
+    return [tokens for tokens, _ in greedy_decode_scored(log_probs, lengths, blank_id)]
+
+
+def greedy_decode_scored(
+    log_probs: Tensor, lengths: Tensor, blank_id: int = 0
+) -> list[tuple[list[int], list[float]]]:
+    """Return the tokens of `greedy_decode` with the score of each where it is first emitted."""
+    scores, labels = (found.cpu() for found in log_probs.max(-1))  # (B, S)
     emitted = _run_starts(labels, blank_id) & (_positions(labels) < lengths.cpu()[:, None])
-    return [row[keep].tolist() for row, keep in zip(labels, emitted, strict=True)]
+    return [
+        (row[keep].tolist(), score[keep].tolist())
+        for row, score, keep in zip(labels, scores, emitted, strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ They are a recurrent language model, whose probabilities are mixed with those of
 decoder and CTC over characters.
 
 The network's own spelling of an utterance, the best character of each moment, is read as well:
-words of it that no dictionary knows join the vocabulary of that utterance, so that names and
-new words remain possible. They cost what the word model says of an unknown word and what the
+words of it that no dictionary knows and of which it is sure join the vocabulary of that utterance,
+so that names and new words remain possible. They cost what the word model says of an unknown word and what the
 character model says of its spelling.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from asr.config import SearchConfig
-from asr.ctc import greedy_decode
+from asr.ctc import greedy_decode_scored
 from asr.hotword_bonuses import hotword_bonuses
 from asr.lengths import valid_mask
 from asr.lexicon import Lexicon
@@ -38,6 +38,7 @@ from asr.word_search import Weights, search_words
 _MARGIN = 12.5  # nats behind the best at which a hypothesis is given up
 _BEHIND = 8.0  # nats behind another one that goes on alike at which a text may be in a list
 _NATS_A_CHARACTER = 2.0  # of an unknown word's spelling, where no character model is there
+_SURE = -0.15  # mean log-probability of a word's characters from which on it is thought of
 
 
 @dataclass(frozen=True, eq=False)  # compared and cached by identity
@@ -85,10 +86,10 @@ class WordDecoder:
         )  # fmt: skip
         log_probs, lengths = network.ctc_log_probs(encoded)
         vocabulary = self.vocabulary_for(search)
-        spelled = greedy_decode(log_probs, lengths, self.tokenizer.blank_id)
+        spelled = greedy_decode_scored(log_probs, lengths, self.tokenizer.blank_id)
         vocabularies = [
-            vocabulary.extend(self._unknown(tokens, search.lm_weight), self.lexicon, self.model)
-            for tokens in spelled
+            vocabulary.extend(self._unknown(*own, search.lm_weight), self.lexicon, self.model)
+            for own in spelled
         ]
         found = search_words(
             *_hear(network, encoded, later), vocabularies, self.model, weights,
@@ -100,9 +101,18 @@ class WordDecoder:
             ranked.append(self._weigh(network, utterance, frames, texts, search))
         return ranked
 
-    def _unknown(self, tokens: Sequence[int], lm_weight: float) -> dict[str, float]:
+    def _unknown(
+        self, tokens: Sequence[int], scores: Sequence[float], lm_weight: float
+    ) -> dict[str, float]:
         """Return the words of a spelled text that are in no dictionary, and their bonuses."""
-        words = dict.fromkeys(self.tokenizer.decode(tokens).split())
+        text, start = self.tokenizer.decode(tokens), 0
+        scores = [s for t, s in zip(tokens, scores, strict=True) if self.tokenizer.decode([t])]
+        words: dict[str, None] = {}
+        for word in text.split(" "):
+            end = start + len(word)
+            if word and sum(scores[start:end]) > _SURE * len(word):
+                words[word] = None
+            start = end + 1
         unknown = [w for w in words if self.model.word_id(w) == self.model.unknown_id]
         costs = [-_NATS_A_CHARACTER * (len(word) + 1) for word in unknown]
         if self.spelling is not None and unknown:

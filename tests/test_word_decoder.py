@@ -126,8 +126,13 @@ def test_hot_words_of_unknown_sound_join_the_vocabulary(decoder: WordDecoder) ->
 
 
 def test_unknown_words_of_the_own_spelling_cost_their_letters(decoder: WordDecoder) -> None:
-    tokens = TOKENIZER.encode("bad dbab a dbab")
-    assert decoder._unknown(tokens, 0.5) == {"dbab": pytest.approx(0.5 * -2.0 * 5)}
+    tokens = TOKENIZER.encode("bad dbab  a dbab abb")
+    sure = [-0.1] * len(tokens)
+    costs = {"dbab": pytest.approx(0.5 * -2.0 * 5), "abb": pytest.approx(0.5 * -2.0 * 4)}
+    assert decoder._unknown(tokens, sure, 0.5) == costs
+    assert decoder._unknown([TOKENIZER.sos_id, *tokens], [-9.0, *sure], 0.5) == costs
+    doubted = [*sure[:-3], -0.1, -0.3, -0.1]  # the last word
+    assert decoder._unknown(tokens, doubted, 0.5) == {"dbab": costs["dbab"]}
 
 
 def test_a_batch_is_decoded_by_words(decoder: WordDecoder, model: SpeechModel) -> None:
