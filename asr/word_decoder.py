@@ -5,8 +5,8 @@ decoder and CTC over characters.
 
 The network's own spelling of an utterance, the best character of each moment, is read as well:
 words of it that no dictionary knows and of which it is sure join the vocabulary of that utterance,
-so that names and new words remain possible. They cost what the word model says of an unknown word and what the
-character model says of its spelling.
+so that names and new words remain possible. They cost what the word model says of an unknown word
+and what the character model says of its spelling.
 """
 
 from __future__ import annotations
