@@ -163,11 +163,14 @@ def judge(
         ValueError: A model or file cannot be read.
     """
     from asr.benchmark import score_texts
-    from asr.checkpoint import load_model
+    from asr.checkpoint import DEFAULT_MODEL, WEIGHTS, load_model
 
+    words = digest_of_model(DEFAULT_MODEL)
+    del words[WEIGHTS]  # all else decides what is found along words
     key = {
         "model": digest_of_model(folder / "last"),
         "base": digest_of_model(base / "last"),
+        "words": words,
         "utterances": digest_of_utterances(utterances),
     }
     if kept := read_kept(folder, key):
