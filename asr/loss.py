@@ -105,7 +105,8 @@ class JointLoss(nn.Module):
         """Return the losses of a batch, as this process's share of the update's mean.
 
         Args:
-            features: (B, T, F).
+            features: (B, T, F). With a `consistency_weight`, the second half of the batch are the
+                utterances of the first once more.
             feature_lengths: (B,) frames.
             tokens: (B, U) character ids, padded with ``pad_id``.
             token_lengths: (B,).
@@ -122,12 +123,17 @@ class JointLoss(nn.Module):
         ctc = ctc_loss(log_probs, lengths, tokens, token_lengths)  # (B,)
         ctc = ctc.masked_fill(~counts, 0.0).sum() / size.characters
         phone = consistency = zero = torch.zeros_like(ctc)
+        heads = [(1.0, log_probs)]  # with what they weigh
         if phones is not None and phone_lengths is not None and self.config.phone_weight:
-            phone = self.phone_loss(encoded, phones, phone_lengths)  # (B,)
+            phone_log_probs, _ = model.phone_log_probs(encoded)  # as many labels as characters
+            phone = self.phone_loss(phone_log_probs, lengths, phones, phone_lengths)  # (B,)
             phone = phone.masked_fill(~counts, 0.0).sum() / size.characters
+            heads.append((self.config.phone_weight, phone_log_probs))
         extra = self.config.phone_weight * phone
         if self.config.consistency_weight:
-            consistency = self.consistency(encoded, counts) / size.characters
+            for weight, heard in heads:
+                unlike = self.unlike(heard, lengths, counts) / size.characters
+                consistency = consistency + weight * unlike
             extra = extra + self.config.consistency_weight * consistency
         if not with_decoder:
             return Losses(ctc + extra, ctc, zero, zero, phone, zero, consistency)
@@ -145,31 +151,27 @@ class JointLoss(nn.Module):
         total = total + self.config.guided_attention_weight * guide
         return Losses(total, ctc, attention, guide, phone, text, consistency)
 
-    def phone_loss(self, encoded: EncoderOutput, phones: Tensor, phone_lengths: Tensor) -> Tensor:
-        """Return the loss (B,) of phones (B, P)."""
-        log_probs, lengths = self.model.phone_log_probs(encoded)
+    def phone_loss(
+        self, log_probs: Tensor, lengths: Tensor, phones: Tensor, phone_lengths: Tensor
+    ) -> Tensor:
+        """Return the loss (B,) of phones (B, P) by log-probs (B, S, labels)."""
         ctc = ctc_loss(log_probs, lengths, phones, phone_lengths)
         if self.phone_trigram is None:
             return ctc
         against = crf_loss(log_probs, lengths, phones, phone_lengths, self.phone_trigram)
         return against + _CTC_SHARE * ctc
 
-    def consistency(self, encoded: EncoderOutput, counts: Tensor) -> Tensor:
-        """Return by how much the second half of a batch hears other labels than the first.
+    @staticmethod
+    def unlike(log_probs: Tensor, lengths: Tensor, counts: Tensor) -> Tensor:
+        """Return by how much one half of a batch hears other labels than the other, in nats.
 
-        Each half's labels are drawn to those of the other, frame by frame; heads weigh as in the
-        loss. Yao et al., "CR-CTC: Consistency regularization on CTC", 2024.
+        Each half's labels (B, S, V) are drawn to those of the other, frame by frame; the result is
+        the sum. Yao et al., "CR-CTC: Consistency regularization on CTC", 2024.
         """
-        heads = [(1.0, self.model.ctc_log_probs(encoded))]
-        if self.model.phone_head is not None and self.config.phone_weight:
-            heads.append((self.config.phone_weight, self.model.phone_log_probs(encoded)))
-        total = torch.zeros((), device=counts.device)
-        for weight, (log_probs, lengths) in heads:
-            other = torch.cat(log_probs.chunk(2)[::-1]).detach()
-            unlike = F.kl_div(log_probs, other, reduction="none", log_target=True).sum(2)  # (B, S)
-            heard = valid_mask(lengths, unlike.shape[1]) & counts[:, None]
-            total = total + weight * unlike.masked_fill(~heard, 0.0).sum()
-        return total
+        other = torch.cat(log_probs.chunk(2)[::-1]).detach()
+        unlike = F.kl_div(log_probs, other, reduction="none", log_target=True).sum(2)  # (B, S)
+        heard = valid_mask(lengths, unlike.shape[1]) & counts[:, None]
+        return unlike.masked_fill(~heard, 0.0).sum()
 
     def for_decoder(self, encoded: EncoderOutput) -> EncoderOutput:
         """Return what the decoder sees in training: of some utterances the phones alone."""

@@ -160,8 +160,9 @@ class Trainer:
         loss = JointLoss(self.model, self.config.train, self.phone_trigram)
         if distributed.world_size() == 1:
             return loss
-        # Looking for weights without gradients costs time: only while the decoder waits.
-        waits = not self.uses_decoder(self.progress.step)
+        # Looking for weights without gradients costs time: only where some have none.
+        phones_wait = self.lexicon is not None and not self.config.train.phone_weight
+        waits = phones_wait or not self.uses_decoder(self.progress.step)
         return DistributedDataParallel(loss, find_unused_parameters=waits)
 
     def _find_lexicon(self) -> Lexicon | None:
@@ -173,6 +174,10 @@ class Trainer:
 
     def _check_start(self) -> None:
         if not self.start:
+            if self.config.train.init_only:
+                raise ValueError(
+                    "train.init_only: found names without train.init_from, wanted both"
+                )
             return
         # Phones, and their reader, may be new, or be left out for another alphabet.
         joining: Sequence[str] = ("phone_labels", "phone_reader_width")

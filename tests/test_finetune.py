@@ -124,6 +124,11 @@ def test_parts_that_do_not_fit_are_named(
         Trainer(replace(config, model=replace(config.model, **changes)), torch.device("cpu"))
 
 
+def test_parts_of_nothing_are_refused(configure: Configure) -> None:
+    with pytest.raises(ValueError, match="train.init_only: found names without train.init_from"):
+        Trainer(configure(init_only=("encoder",)), torch.device("cpu"))
+
+
 def test_frozen_parts_stay_and_the_rest_learns(configure: Configure, start: Path) -> None:
     config = configure("frozen", init_from=str(start), max_steps=3)
     config = replace(

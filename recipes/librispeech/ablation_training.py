@@ -176,6 +176,7 @@ def judge(
     if kept := read_kept(folder, key):
         return kept
     bundle = load_model(folder / "last")
+    check_frozen(bundle, load_model(base / "last", language_model=False))
     results = {}
     for way in ways:
         judged, search = bundle, SearchConfig(method=way)
@@ -190,6 +191,21 @@ def judge(
         keep_hypotheses(folder, score, f"{way}.{HYPOTHESES}")
         results[way] = {**describe_score(score), "against": change}
     return keep(folder, key, {"ways": results, **describe_run(folder)})
+
+
+def check_frozen(bundle: ModelBundle, base: ModelBundle) -> None:
+    """Refuse a run that stood on other weights than its base, as of another shipped model.
+
+    Raises:
+        ValueError: Weights that neither of them learned differ.
+    """
+    ours, theirs = bundle.model.state_dict(), base.model.state_dict()
+    for name in ours:
+        if name.startswith(bundle.config.train.freeze) and not ours[name].equal(theirs[name]):
+            raise ValueError(
+                f"{bundle.directory}: found another {name} than in {base.directory}, wanted the "
+                "same; remove the older of the two runs to train it anew"
+            )
 
 
 def describe_run(folder: Path) -> Figures:
@@ -234,24 +250,36 @@ def measure_training(args: argparse.Namespace, command: str) -> Iterator[Figures
     wanted += [base for base in BASES if any(item.base == base.name for item in wanted)]
     check_lexicons(wanted, args.steps)
     runs = training_folder(args.steps)
-    known: dict[str, Figures] = {}
+    settings: dict[str, list[str]] = {}
+    usable = set()  # names of runs that are there
     for technique in (*BASES, *TECHNIQUES):
-        overrides = overrides_of(technique, args.steps)
-        overrides.append(f"train.output_dir={runs / technique.name}")
-        folder, base = runs / technique.name, base_of(technique)
-        config = load_config(CONFIG, overrides)
-        torch.set_num_threads(config.train.threads or 1)
+        folder = runs / technique.name
+        overrides = [*overrides_of(technique, args.steps), f"train.output_dir={folder}"]
+        settings[technique.name] = overrides
+        fits = technique in wanted or not differences(folder, load_config(CONFIG, overrides))
+        if fits and (folder / "last").is_dir():
+            usable.add(technique.name)
+    # These come first, behind their bases, and are told of together: a table that exists does not
+    # lose rows while runs are judged again.
+    order = sorted(
+        (t for t in (*BASES, *TECHNIQUES) if t in wanted or t.name in usable),
+        key=lambda technique: (technique not in BASES, technique.name not in usable),
+    )
+    known: dict[str, Figures] = {}
+    for technique in order:
+        overrides = settings[technique.name]
+        torch.set_num_threads(load_config(CONFIG, overrides).train.threads or 1)
         if technique in wanted:
             train_technique(overrides)
-        elif not (folder / "last").is_dir() or differences(folder, config):
-            continue
-        figures = judge(folder, runs / base.name, base.ways, utterances)
+        base = base_of(technique)
+        figures = judge(runs / technique.name, runs / base.name, base.ways, utterances)
         command_of_run = shlex.join(["python", "-m", "asr.train", _path(CONFIG), *overrides])
         known[technique.name] = {**figures, "command": command_of_run}
-        yield {
-            "manifest": args.manifest, "utterances": len(utterances), "techniques": known,
-            **describe_machine(), "command": command,
-        }  # fmt: skip
+        if usable <= known.keys():
+            yield {
+                "manifest": args.manifest, "utterances": len(utterances), "techniques": known,
+                **describe_machine(), "command": command,
+            }  # fmt: skip
 
 
 def check_lexicons(techniques: Sequence[Technique], steps: int | None) -> None:

@@ -394,6 +394,44 @@ def test_training_is_judged_and_goes_on_where_it_stood(
     assert again["ways"] == known["gru"]["ways"]
 
 
+def test_no_row_is_lost_while_runs_are_judged_again(
+    folder: Path, tones: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ablations.main(tones) == 0
+    known = read(folder / "made" / FIGURES / TRAINING)["techniques"]
+    runs = folder / "runs/ablations/training"
+    for name in known:
+        (runs / name / "result.json").unlink()
+    original = ablation_training.judge
+
+    def stopped_at_the_last(run: Path, *arguments: Any) -> Any:
+        if run.name == list(known)[-1]:
+            raise KeyboardInterrupt
+        return original(run, *arguments)
+
+    monkeypatch.setattr(ablation_training, "judge", stopped_at_the_last)
+    assert ablations.main(tones) == 130
+    assert read(folder / "made" / FIGURES / TRAINING)["techniques"] == known
+
+
+def test_a_run_on_other_frozen_weights_than_its_base_is_refused(
+    folder: Path, tones: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = '[data]\ndev_manifests = []\n[train]\nfreeze = ["encoder"]\n'
+    (folder / "spelling.toml").write_text(settings, encoding="utf-8")
+    command = [*tones[: tones.index("--only")], "--only", "no_label_smoothing"]
+    assert ablations.main(command) == 0
+    weights = folder / "runs/ablations/training/spelling/last/model.safetensors"
+    other = load_model(weights.parent).model.state_dict()
+    other["encoder.front_end.norm.bias"] += 1
+    bundle = load_model(weights.parent)
+    bundle.model.load_state_dict(other)
+    save_model(weights.parent, bundle.model, bundle.features, bundle.tokenizer, bundle.config)
+    assert ablations.main(command) == 2
+    error = capsys.readouterr().err
+    assert "found another encoder.front_end.norm.bias than in" in error
+
+
 def test_a_network_with_phones_is_searched_along_words(
     folder: Path, words_dir: Path, tones: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
