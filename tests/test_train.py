@@ -264,6 +264,17 @@ def test_two_processes_are_one_with_the_doubled_batch(
                 assert ours[name] == wanted, (ours, name)
 
 
+def test_two_processes_may_leave_the_phones_as_they_are(
+    configure: Configure, tmp_path: Path
+) -> None:
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("a one\nb two\nc three\nd four\n", encoding="utf-8")
+    config = configure(max_steps=3, log_every=1, phone_weight=0.0, ctc_only_steps=0)
+    config = replace(config, data=replace(config.data, lexicon=str(lexicon), batch_seconds=2.0))
+    run_in_processes(2, config, tmp_path)
+    assert [row["phone"] for row in log(config.train.output_dir, "train")] == [0, 0, 0]
+
+
 def test_a_run_goes_on_with_any_number_of_processes(configure: Configure, tmp_path: Path) -> None:
     config = configure("run", max_steps=3, log_every=1)
     config = replace(config, data=replace(config.data, batch_seconds=2.0))
