@@ -21,6 +21,7 @@ from asr.features import LogMel
 from asr.hotwords import HotwordScorer
 from asr.lm import CharNgramLM, LanguageModelScorer
 from asr.model import EncoderOutput, SpeechModel
+from asr.precision import recognition_dtype
 from asr.search import Hypothesis, Scorer, beam_search, greedy_search
 from asr.stepper import AttentionScorer
 from asr.tokenizer import CharTokenizer
@@ -70,15 +71,31 @@ class Recognition:
 
 @torch.inference_mode()
 def encode_batch(
-    model: SpeechModel, features: LogMel, waveform: Tensor, num_samples: Tensor
+    model: SpeechModel,
+    features: LogMel,
+    waveform: Tensor,
+    num_samples: Tensor,
+    for_decoder: bool = True,
 ) -> EncoderOutput:
-    """Encode a batch once, for `decode_batch` to decode in several ways; arguments as there."""
-    was_training = model.training
+    """Encode a batch once, for `decode_batch` to decode in several ways.
+
+    Arguments are as there, and `for_decoder` as for `SpeechModel.encode`. Dropout is off meanwhile.
+    """
+    was_training, dtype = model.training, recognition_dtype(waveform.device)
     model.eval()
     try:
-        return model.encode(*features(waveform, num_samples))
+        frames, counts = features(waveform, num_samples)
+        with torch.autocast(waveform.device.type, dtype, enabled=dtype != torch.float32):
+            encoded = model.encode(frames, counts, for_decoder)
     finally:
         model.train(was_training)
+    read = encoded.phones_read
+    return EncoderOutput(
+        encoded.encoder_out.float(),
+        encoded.encoder_out_lengths,
+        encoded.final_state.float(),
+        None if read is None else read.float(),
+    )
 
 
 @torch.inference_mode()
@@ -133,8 +150,7 @@ def decode_batch(
     try:
         if encoded is None:
             decodes = _runs_decoder(search) or (words and confidence is not None)
-            frames, counts = features(waveform, num_samples)
-            encoded = model.encode(frames, counts, decodes)
+            encoded = encode_batch(model, features, waveform, num_samples, decodes)
         seconds = num_samples / features.config.sample_rate
         # One more, so that even the shortest sound may be a character.
         max_tokens = (seconds * search.max_chars_per_second).long() + 1
@@ -143,8 +159,7 @@ def decode_batch(
             if search.hearings == 2:
                 delay = round(label_seconds(model, features) * features.config.sample_rate)
                 delayed = functional.pad(waveform, (delay, 0))
-                frames, counts = features(delayed, num_samples + delay)
-                later = model.encode(frames, counts, for_decoder=False)
+                later = encode_batch(model, features, delayed, num_samples + delay, False)
             found = word_decoder(model, encoded, search, later)
         else:
             found = _search(model, encoded, max_tokens, tokenizer, search, language_model)

@@ -1,4 +1,4 @@
-"""Whether a processor computes in bfloat16, or only imitates it."""
+"""Which processors compute in bfloat16, and which only imitate it."""
 
 from __future__ import annotations
 
@@ -17,3 +17,14 @@ def has_bfloat16(device: torch.device) -> bool:
     if found.get("architecture") != "x86_64":
         return True
     return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def recognition_dtype(device: torch.device) -> torch.dtype:
+    """Return the type of number in which large layers recognise fastest on a device.
+
+    It is bfloat16 on x86 CPUs that have it in hardware, and single precision wherever that was not
+    measured. The error rate is the same.
+    """
+    x86 = torch.cpu.get_capabilities().get("architecture") == "x86_64"
+    faster = device.type == "cpu" and x86 and has_bfloat16(device)
+    return torch.bfloat16 if faster else torch.float32

@@ -38,6 +38,7 @@ from asr.word_search import Weights, search_words
 _MARGIN = 12.5  # nats behind the best at which a hypothesis is given up
 _BEHIND = 8.0  # nats behind another one that goes on alike at which a text may be in a list
 _NATS_A_CHARACTER = 2.0  # of an unknown word's spelling, where no character model is there
+_HOPELESS = 5.0  # nats behind the best text from which on none is weighed again
 _SURE = -0.15  # mean log-probability of a word's characters from which on it is thought of
 
 
@@ -144,7 +145,8 @@ class WordDecoder:
     ) -> list[Hypothesis]:  # fmt: skip
         """Add to the score of the first texts what the others say; log_probs (T, V)."""
         rows = [tuple(self.tokenizer.encode(text.text)) for text in texts]
-        count = min(search.rescore, len(texts))
+        near = [text.score > texts[0].score - _HOPELESS for text in texts[: search.rescore]]
+        count = sum(near)  # texts come best first
         added = torch.zeros(count)
         if count > 1 and self._mixed is not None and search.recurrent_share:
             said = [text.text for text in texts[:count]]

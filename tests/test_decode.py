@@ -9,10 +9,11 @@ from torch import Tensor
 
 from asr.confidence import FEATURES, ConfidenceModel
 from asr.config import FeatureConfig, ModelConfig, SearchConfig
-from asr.decode import decode_batch
+from asr.decode import decode_batch, encode_batch
 from asr.features import LogMel
 from asr.lm import CharNgramLM, Contexts
 from asr.model import SpeechModel
+from asr.precision import has_bfloat16, recognition_dtype
 from asr.tokenizer import CharTokenizer
 
 SEARCHES = {
@@ -69,6 +70,37 @@ def test_a_batch_gives_what_single_utterances_give(
     assert len(together) == len(waveforms)
     assert any(together)
     assert all(set(text) <= set(" abc") and text == text.strip() for text in together)
+
+
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="no bfloat16 in this CPU")
+def test_the_encoder_may_compute_in_bfloat16(
+    parts: tuple[SpeechModel, LogMel, CharTokenizer], waveforms: list[Tensor], monkeypatch: Any
+) -> None:
+    model, features, _ = parts
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("asr.decode.recognition_dtype", lambda _, dtype=dtype: dtype)
+        found[dtype] = encode_batch(model, features, *pad(waveforms)).encoder_out
+    single, half = found.values()
+    assert half.dtype == torch.float32
+    assert not torch.equal(single, half)
+    assert (half - single).abs().mean() < 0.01 * single.abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("device", "processor", "wanted"),
+    [
+        ("cpu", {"architecture": "x86_64", "avx512_bf16": True}, torch.bfloat16),
+        ("cpu", {"architecture": "x86_64", "avx512_bf16": False}, torch.float32),
+        ("cpu", {"architecture": "aarch64"}, torch.float32),
+        ("cuda", {"architecture": "x86_64", "avx512_bf16": True}, torch.float32),
+    ],
+)
+def test_bfloat16_is_for_cpus_that_have_it(
+    device: str, processor: dict[str, Any], wanted: torch.dtype, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    assert recognition_dtype(torch.device(device)) == wanted
 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHES if name != "ctc"])

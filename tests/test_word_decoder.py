@@ -1,11 +1,13 @@
 """Decoding by words: the vocabulary proposes, decoder and CTC over characters choose."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from random_model import equal_words
 
+from asr import word_decoder
 from asr.config import FeatureConfig, ModelConfig, SearchConfig
 from asr.decode import decode_batch
 from asr.features import LogMel
@@ -66,6 +68,22 @@ def test_the_list_is_weighed_by_decoder_and_ctc(
         assert {h.tokens for h in after} == set(wanted)
         assert [h.score for h in after] == pytest.approx(sorted(wanted.values(), reverse=True))
         assert [h.score for h in after] == pytest.approx([wanted[h.tokens] for h in after])
+
+
+@torch.no_grad()
+def test_texts_far_behind_are_not_weighed_again(
+    decoder: WordDecoder, model: SpeechModel, encoded: EncoderOutput, monkeypatch: Any
+) -> None:
+    before = decoder(model, encoded, replace(SEARCH, rescore=0, nbest=6))[0]
+    every = {h.tokens: h.score for h in decoder(model, encoded, replace(SEARCH, nbest=6))[0]}
+    behind = before[0].score - (before[2].score + before[3].score) / 2  # three are nearer
+    monkeypatch.setattr(word_decoder, "_HOPELESS", behind)
+    some = {h.tokens: h.score for h in decoder(model, encoded, replace(SEARCH, nbest=6))[0]}
+    near, far = before[:3], before[3:]
+    assert far
+    assert [some[h.tokens] for h in near] == [every[h.tokens] for h in near]
+    worst = min(every[h.tokens] - h.score for h in near)
+    assert [some[h.tokens] for h in far] == pytest.approx([h.score + worst for h in far])
 
 
 @torch.no_grad()
