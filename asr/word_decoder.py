@@ -35,7 +35,7 @@ from asr.word_lists import WordHypothesis
 from asr.word_lm import WordNgramLM
 from asr.word_search import Weights, search_words
 
-_MARGIN = 12.5  # nats behind the best at which a hypothesis is given up
+_MARGIN = 11.25  # nats behind the best at which a hypothesis is given up
 _BEHIND = 8.0  # nats behind another one that goes on alike at which a text may be in a list
 _NATS_A_CHARACTER = 2.0  # of an unknown word's spelling, where no character model is there
 _HOPELESS = 5.0  # nats behind the best text from which on none is weighed again

@@ -72,10 +72,12 @@ CHARACTERS: SearchMethod = "beam"
 VARIANTS = (
     Variant("greedy_ctc", "greedy CTC alone", {"method": "ctc"}),
     Variant("greedy_attention", "greedy attention alone", {"method": "greedy"}),
-    # A bonus makes up for what the language model takes, and goes with it.
+    # A bonus makes up for what the language model takes, and goes with it. The decoder, which
+    # knows a little of what is written, then weighs more.
     Variant(
         "network_alone", "along characters, decoder and CTC alone",
-        {**CHARACTER_SEARCH, "lm_weight": 0.0, "length_bonus": 0.0}, of_method=WORDS,
+        {**CHARACTER_SEARCH, "lm_weight": 0.0, "length_bonus": 0.0, "ctc_weight": 0.2},
+        of_method=WORDS,
     ),
     Variant(
         "characters", "along characters, with the character model", CHARACTER_SEARCH,
