@@ -23,7 +23,7 @@ def recognition_dtype(device: torch.device) -> torch.dtype:
     """Return the type of number in which large layers recognise fastest on a device.
 
     It is bfloat16 on x86 CPUs that have it in hardware, and single precision wherever that was not
-    measured. It costs no accuracy that 225 utterances show (recipes/librispeech/LOG.md, 2026-11-29).
+    measured. On 225 utterances it cost no accuracy (recipes/librispeech/LOG.md, 2026-11-29).
     """
     x86 = torch.cpu.get_capabilities().get("architecture") == "x86_64"
     faster = device.type == "cpu" and x86 and has_bfloat16(device)
