@@ -143,8 +143,8 @@ def load_model(
         raise CheckpointError(f"{folder}: damaged model directory: {error}") from error
     if parts.lexicon is not None and parts.lexicon.num_labels != config.model.phone_labels:
         raise CheckpointError(
-            f"{folder}: {LEXICON} has {len(parts.lexicon.phones)} phones, the network in {CONFIG} "
-            f"{max(0, config.model.phone_labels - 1)}"
+            f"{folder}: {LEXICON} has {parts.lexicon.num_labels - 1} phones, "
+            f"the network in {CONFIG} {max(0, config.model.phone_labels - 1)}"
         )
     return ModelBundle(
         model.to(device).eval(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from asr.checkpoint import ModelBundle
 from asr.config import Config
 from asr.features import LogMel
+from asr.lexicon import INITIAL, Lexicon
 from asr.model import SpeechModel
 from asr.tokenizer import CharTokenizer
 
@@ -43,11 +44,13 @@ def take_weights(
     features: LogMel,
     tokenizer: CharTokenizer,
     only: Sequence[str] = (),
+    lexicon: Lexicon | None = None,
 ) -> str:
     """Copy a trained model's weights into a network of the same shape.
 
     The alphabets may differ: characters that both know keep what was learned of them, new ones
-    stay as they are.
+    stay as they are. So may phones, which are known by their names; the first phone of a word
+    begins with what was learned of that phone anywhere.
 
     Args:
         start: The trained model.
@@ -55,6 +58,7 @@ def take_weights(
         features: Get its mean and standard deviation.
         tokenizer: Of the new alphabet.
         only: Names of modules or weights, as in `freeze`; all others stay as they are.
+        lexicon: Of the network's phones.
 
     Returns:
         A line that says what was taken.
@@ -70,21 +74,26 @@ def take_weights(
     new += [tokenizer.encode(c)[0] for c in shared]
     ours, theirs = model.state_dict(), start.model.state_dict()
     wanted = _named(only, theirs, "train.init_only")
+    labels = model.config.ctc_labels_per_frame
+    sources = _phone_sources(start.lexicon, lexicon)
     for name, tensor in theirs.items():
         if name not in ours or (only and name not in wanted):
+            continue
+        if sources and labels == start.model.config.ctc_labels_per_frame and _is_by_phone(name):
+            _copy_phones(name, ours[name], tensor, sources, labels)
             continue
         by_character = _is_by_character(name)
         into = ours[name]
         fits = into.shape[by_character:] == tensor.shape[by_character:]
         if name.startswith("ctc_head."):
-            fits &= model.config.ctc_labels_per_frame == start.model.config.ctc_labels_per_frame
+            fits &= labels == start.model.config.ctc_labels_per_frame
         if only and not fits:
             raise ValueError(
                 f"train.init_only: {name}: found weights of {tuple(tensor.shape)} in "
                 f"{start.directory}, wanted {tuple(into.shape)}"
             )
         if by_character:
-            groups = model.config.ctc_labels_per_frame if name.startswith("ctc_head.") else 1
+            groups = labels if name.startswith("ctc_head.") else 1
             _copy_rows(into, tensor, new, old, groups)
         elif into.shape == tensor.shape:  # not so a head for other phones
             into.copy_(tensor)
@@ -114,6 +123,38 @@ def _named(prefixes: Sequence[str], names: Iterable[str], setting: str) -> set[s
 
 def _is_by_character(name: str) -> bool:
     return name.startswith(("ctc_head.", "decoder.embedding.", "decoder.output."))
+
+
+def _is_by_phone(name: str) -> bool:
+    return name.startswith(("phone_head.", "phone_reader.layer.cells.")) and "weight_hh" not in name
+
+
+def _phone_sources(old: Lexicon | None, new: Lexicon | None) -> dict[int, int]:
+    """Return which label of an old lexicon each of a new one comes from; none if all are alike."""
+    if old is None or new is None or old.label_names == new.label_names:
+        return {}
+    places = {name: index for index, name in enumerate(old.label_names)}
+    found = {
+        index: places.get(name, places.get(name.removesuffix(INITIAL)))
+        for index, name in enumerate(new.label_names)
+    }
+    return {index: place for index, place in found.items() if place is not None}
+
+
+def _copy_phones(
+    name: str, into: Tensor, source: Tensor, sources: Mapping[int, int], labels: int
+) -> None:
+    """Copy what is of phones, so that all that come from one are together as likely as it was."""
+    new, old = list(sources), list(sources.values())
+    if name.startswith("phone_head."):
+        if name.endswith(".bias"):
+            shares = torch.bincount(torch.tensor(old), minlength=len(source) // labels)
+            source = source - shares.clamp(min=1).log().repeat(labels)
+        _copy_rows(into, source, new, old, labels)
+    elif "weight_ih" in name:
+        _copy_rows(into.t(), source.t(), new, old, labels)  # a reader's inputs
+    else:
+        into.copy_(source)
 
 
 def _copy_rows(

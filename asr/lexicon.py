@@ -22,6 +22,7 @@ from asr.g2p import LetterToSound, letter_ids
 from asr.texts import READ_ERRORS, open_text
 
 FORMAT = "lexicon 1"
+INITIAL = "_B"  # behind the name of a phone that begins a word, as in Kaldi
 _LONGEST = 255  # letters of a word, phones of a pronunciation, and phones of an inventory
 _WORD = re.compile("[a-z']+")
 _VOWELS = frozenset("aeiouy")
@@ -39,11 +40,15 @@ class LexiconError(ValueError):
 class Lexicon:
     """Phones of words. Phone i of `phones` has id i + 1; 0 is left to CTC's blank.
 
+    With `word_initial`, a word's first phone has an id of its own, that of the phone plus their
+    number: a network then hears where words begin.
+
     Args:
-        phones: Names, at most 255.
+        phones: Names, at most 255, or 127 with `word_initial`.
         words: Of a-z and apostrophes in ASCII, sorted, none twice, a 0 behind each.
-        pronunciations: Phone ids of these words, at least one each, a 0 behind each.
+        pronunciations: Phones of these words, at least one each, a 0 behind each.
         letter_to_sound: Says what is not listed.
+        word_initial: See above.
 
     Raises:
         ValueError: Words or pronunciations are not as said.
@@ -55,9 +60,11 @@ class Lexicon:
         words: bytes,
         pronunciations: bytes,
         letter_to_sound: LetterToSound,
+        word_initial: bool = False,
     ) -> None:
         self.phones = tuple(phones)
         self.letter_to_sound = letter_to_sound
+        self.word_initial = word_initial
         self._words, self._pronunciations = words, pronunciations
         self._flat = np.frombuffer(pronunciations, np.uint8)
         self._starts, self._lengths = _rows_of(pronunciations)
@@ -81,6 +88,11 @@ class Lexicon:
             or self._flat.max(initial=0) > len(phones)
         ):
             raise ValueError("found words and pronunciations that do not match")
+        if self.num_labels - 1 > _LONGEST:  # a byte each
+            raise ValueError(
+                f"found {self.num_labels - 1} phones, wanted at most {_LONGEST}, those that begin "
+                "words included"
+            )
         self._cache: dict[str, tuple[int, ...]] = {}
 
     @classmethod
@@ -97,10 +109,25 @@ class Lexicon:
         pronunciations = b"".join(bytes([*listed[word], 0]) for word in words)
         return cls(phones, text, pronunciations, letter_to_sound)
 
+    def mark_initials(self) -> Lexicon:
+        """Return the same with ids of their own for the first phones of words.
+
+        Raises:
+            ValueError: There are too many phones.
+        """
+        sound = self.letter_to_sound
+        return Lexicon(self.phones, self._words, self._pronunciations, sound, word_initial=True)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Of the blank, which has none, and of all phone ids."""
+        initial = [phone + INITIAL for phone in self.phones if self.word_initial]
+        return ("", *self.phones, *initial)
+
     @property
     def num_labels(self) -> int:
-        """Phones and the blank."""
-        return len(self.phones) + 1
+        """Phone ids and the blank."""
+        return len(self.label_names)
 
     @property
     def words(self) -> list[str]:
@@ -141,6 +168,8 @@ class Lexicon:
         padded = np.zeros((len(rows), int(lengths.max(initial=0))), np.uint8)
         index = np.repeat(starts, lengths) + _columns(lengths)
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = flat[index]
+        if self.word_initial:
+            padded[lengths > 0, :1] += np.uint8(len(self.phones))
         return padded, lengths
 
     def _find(self, words: Sequence[str]) -> Ints:
@@ -162,7 +191,8 @@ class Lexicon:
         for index, word in enumerate(words):
             letters = word.replace("'", "")
             if not _VOWELS.intersection(letters) and (self._find(letters) >= 0).all():
-                said[index] = [phone for letter in letters for phone in self.pronounce(letter)]
+                spelled = [phone for letter in letters for phone in self.pronounce(letter)]
+                said[index] = [(phone - 1) % len(self.phones) + 1 for phone in spelled]
         return [bytes(phones) for phones in said]
 
     @classmethod
@@ -220,7 +250,8 @@ class Lexicon:
             for name, table in tables.items()
         }
         # One entry: safetensors writes several in any order.
-        header = json.dumps({"format": FORMAT, "phones": self.phones}, ensure_ascii=False)
+        marks = {"word_initial": True} if self.word_initial else {}
+        header = json.dumps({"format": FORMAT, "phones": self.phones, **marks}, ensure_ascii=False)
         temporary = Path(f"{path}.tmp")
         save_file(packed, temporary, {"lexicon": header})
         temporary.chmod(0o644)  # safetensors lets nobody else read
@@ -249,7 +280,8 @@ class Lexicon:
                 steps.astype(np.int64).cumsum(),
                 np.frombuffer(decisions, np.uint8),
             )
-            return cls(header["phones"], words, pronunciations, sound)
+            marked = bool(header.get("word_initial"))
+            return cls(header["phones"], words, pronunciations, sound, marked)
         except (OSError, SafetensorError, lzma.LZMAError, *_MALFORMED) as error:
             raise LexiconError(f"{path}: not a lexicon: {error}") from error
 

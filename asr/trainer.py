@@ -112,9 +112,8 @@ class Trainer:
         model, self.features, self.tokenizer = build_model(config)
         self._load_data()
         if self.start and not config.train.resume:
-            taken = take_weights(
-                self.start, model, self.features, self.tokenizer, config.train.init_only
-            )
+            given, only = (model, self.features, self.tokenizer), config.train.init_only
+            taken = take_weights(self.start, *given, only, self.lexicon)
             self.messages.append(taken)
         elif not config.train.resume:
             self.features.fit(self.source.waveforms(STATISTICS_UTTERANCES))

@@ -139,6 +139,34 @@ def test_files_keep_everything(lexicon: Lexicon, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {compact.name, text.name, "again"}
 
 
+def test_phones_that_begin_words_may_be_other_ones(lexicon: Lexicon, tmp_path: Path) -> None:
+    marked = lexicon.mark_initials()
+    count = len(lexicon.phones)
+    assert marked.num_labels == 2 * count + 1 == 2 * lexicon.num_labels - 1
+    assert marked.label_names[: count + 1] == lexicon.label_names
+    assert [marked.label_names[i] for i in marked.encode("cat's a")] == [
+        "k_B", "æ", "t", "s", "eɪ_B"
+    ]  # fmt: skip
+    spelled = [marked.label_names[i] for i in marked.pronounce("bt")]
+    assert spelled == ["b_B", "i", "t", "i"]  # letters of one word
+    assert marked.pronounce("'") == ()
+    marked.save(tmp_path / "compact")
+    loaded = Lexicon.load(tmp_path / "compact")
+    words = [*lexicon.words, "hats", "bt", "'", ""]
+    assert loaded.label_names == marked.label_names
+    padded, lengths = loaded.pronunciations(words)
+    plain, _ = lexicon.pronunciations(words)
+    assert (padded[:, 0] == plain[:, 0] + count * (lengths > 0)).all()
+    assert (padded[:, 1:] == plain[:, 1:]).all()
+
+
+def test_marked_phones_need_room(tmp_path: Path) -> None:
+    path = tmp_path / "lexicon.txt"
+    path.write_text("".join(f"a{'b' * i} p{i}\n" for i in range(128)), encoding="utf-8")
+    with pytest.raises(ValueError, match="found 256 phones, wanted at most 255"):
+        Lexicon.read(path).mark_initials()
+
+
 @pytest.mark.parametrize("entry", ["incomprehensibly ɪ n k", "a eɪ", "z z"])
 def test_a_lexicon_of_one_word(tmp_path: Path, entry: str) -> None:
     path = tmp_path / "lexicon.txt"
@@ -297,7 +325,12 @@ def test_the_recipe_converts_and_measures(
     output = tmp_path / "model" / "lexicon.safetensors"
     assert recipe.main(["--from-text", str(text_file), "--output", str(output)]) == 0
     assert Lexicon.load(output).words == Lexicon.read(text_file).words
-    assert f"{len(listed())} words, " in capsys.readouterr().out
+    count = Lexicon.load(output).num_labels - 1
+    assert f"{len(listed())} words, {count} phones" in capsys.readouterr().out
+    marked = ["--from-text", str(output), "--word-initial", "--output", str(tmp_path / "marked")]
+    assert recipe.main(marked) == 0
+    assert f"{len(listed())} words, {2 * count} phones" in capsys.readouterr().out
+    assert Lexicon.load(tmp_path / "marked").word_initial
     figures = recipe.measure(Lexicon.load(output), every=4)
     assert figures["words"] == 5
     assert 0 < figures["phone_error_rate"] < 1 and 0 <= figures["word_accuracy"] < 1
@@ -310,6 +343,9 @@ def test_the_recipe_says_what_is_wrong(
     for option in ("--from-text", "--words"):
         assert recipe.main([option, str(missing), "--output", str(output)]) == 2
         assert "missing.txt" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        recipe.main(["--words", str(missing), "--word-initial", "--output", str(output)])
+    assert "--word-initial: wanted with --from-text" in capsys.readouterr().err
     missing.write_text("some words")
     monkeypatch.setattr(recipe, "ESPEAK", ("espeak-of-nobody",))
     assert recipe.main(["--words", str(missing), "--output", str(output)]) == 2

@@ -14,10 +14,11 @@ from random_model import heard_words
 from torch.nn import functional as F
 
 from asr.batch import make_batch
-from asr.checkpoint import load_model
+from asr.checkpoint import build_model, load_model
 from asr.config import Config, ModelConfig, TrainConfig
 from asr.crf import crf_loss, label_trigram
 from asr.ctc import greedy_decode
+from asr.finetune import take_weights
 from asr.lexicon import Lexicon
 from asr.loss import JointLoss, UpdateSize
 from asr.model import SpeechModel
@@ -152,6 +153,36 @@ def test_the_head_may_join_stay_and_be_left_out(
     other = configure("other", max_steps=1, init_from=start)
     other = replace(other, data=replace(other.data, alphabet="abcde"))
     assert Trainer(other, CPU).model.phone_head is None
+
+
+def test_phones_that_begin_words_start_from_what_was_learned_of_them(
+    configure: Configure, lexicon: Path, tmp_path: Path
+) -> None:
+    config = with_lexicon(configure("plain", max_steps=1), lexicon)
+    config = replace(config, model=replace(config.model, phone_reader_width=8))
+    run(config)
+    start = load_model(f"{config.train.output_dir}/last")
+    assert start.model.phone_reader is not None
+    torch.nn.init.normal_(start.model.phone_reader.output.weight)
+    Lexicon.open(lexicon).mark_initials().save(tmp_path / "marked.safetensors")
+    marked = Lexicon.open(tmp_path / "marked.safetensors")
+    changed = with_lexicon(config, tmp_path / "marked.safetensors")
+    changed = replace(changed, model=replace(config.model, phone_labels=marked.num_labels))
+    model, features, tokenizer = build_model(changed)
+    take_weights(start, model, features, tokenizer, lexicon=marked)
+    torch.manual_seed(1)
+    heard = torch.randn(2, 60, changed.features.num_mels), torch.tensor([60, 40])
+    with torch.no_grad():
+        before, after = start.model.encode(*heard), model.eval().encode(*heard)
+        wanted, lengths = start.model.phone_log_probs(before)
+        found, found_lengths = model.phone_log_probs(after)
+    together = found[:, :, :5].exp()
+    together[:, :, 1:] += found[:, :, 5:].exp()
+    assert torch.equal(lengths, found_lengths)
+    assert torch.allclose(together, wanted.exp(), atol=1e-6)
+    assert before.phones_read is not None and after.phones_read is not None
+    assert before.phones_read.any()
+    assert torch.allclose(before.phones_read, after.phones_read, atol=1e-5)
 
 
 def test_a_missing_lexicon_is_one_line(

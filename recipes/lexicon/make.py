@@ -2,12 +2,15 @@
 
     python recipes/lexicon/make.py --words train.jsonl books.txt.xz --output lexicon.txt.xz
     python recipes/lexicon/make.py --from-text lexicon.txt.xz --output MODEL/lexicon.safetensors
+    python recipes/lexicon/make.py --from-text lexicon.txt.xz --word-initial \\
+        --output MODEL/lexicon.safetensors
     python recipes/lexicon/make.py --measure lexicon.txt.xz
 
 Words come from text files (.xz and .gz are unpacked) and from the texts of manifests (.jsonl). The
 first command needs the program espeak-ng; what it writes is Kaldi's ``lexicon.txt``, so that a
-lexicon of other origin serves the second command as well. The third tells how well letter-to-sound
-says the words that it was not shown.
+lexicon of other origin serves the second command as well, and so does a compact one. In the third,
+phones that begin a word become other ones than those inside: a network hears where words begin. The
+last tells how well letter-to-sound says the words that it was not shown.
 """
 
 from __future__ import annotations
@@ -178,9 +181,11 @@ def run(options: argparse.Namespace) -> None:
         return
     options.output.parent.mkdir(parents=True, exist_ok=True)
     if options.from_text:
-        lexicon = Lexicon.read(options.from_text)
+        lexicon = Lexicon.open(options.from_text)
+        if options.word_initial:
+            lexicon = lexicon.mark_initials()
         lexicon.save(options.output)
-        count, phones = len(lexicon), len(lexicon.phones)
+        count, phones = len(lexicon), lexicon.num_labels - 1
     else:
         words = read_words(options.words)
         if not words:
@@ -200,10 +205,15 @@ def main(argv: list[str] | None = None) -> int:
     what.add_argument("--words", nargs="+", type=Path, metavar="FILE")
     what.add_argument("--from-text", type=Path, metavar="LEXICON")
     what.add_argument("--measure", type=Path, metavar="LEXICON")
+    parser.add_argument(
+        "--word-initial", action="store_true", help="phones that begin a word become other ones"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE")
     options = parser.parse_args(argv)
     if bool(options.output) == bool(options.measure):
         parser.error("--output: wanted with --words and --from-text, and only there")
+    if options.word_initial and not options.from_text:
+        parser.error("--word-initial: wanted with --from-text, and only there")
     try:
         run(options)
     except (*READ_ERRORS, LexiconError, ValueError) as error:
