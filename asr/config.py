@@ -176,7 +176,6 @@ class SearchConfig:
     length_bonus: float = 0.0  # nats a character: makes up for what the language model takes
     word_bonus: float = 0.0  # nats a word; search over words only, as are the next five
     blank_penalty: float = 0.0  # nats a frame: how much less the blank of CTC is believed
-    hearings: int = 1  # 2 hears the recording again a label later, and believes the mean
     rescore: int = 20  # texts that are weighed again in the end; 0 is none
     rescore_weight: float = 0.3  # of decoder and CTC over characters there; CTC has ctc_weight
     recurrent_share: float = 0.5  # of the recurrent language model there, if the model has one
@@ -198,6 +197,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
 
 
+RETIRED = frozenset({"search.hearings"})  # in models of older versions; passed over
 SECTIONS = tuple(f.name for f in dataclasses.fields(Config))
 
 
@@ -242,6 +242,7 @@ def config_from_dict(tables: Mapping[str, Any]) -> Config:
         if not isinstance(table, Mapping):
             raise ConfigError(f"[{section}]: found {table!r}, wanted a table of settings")
         types_ = _field_types(section)
+        table = {name: v for name, v in table.items() if f"{section}.{name}" not in RETIRED}
         for name in table:
             if name not in types_:
                 raise ConfigError(f"unknown setting {section}.{name}{_nearest(name, types_)}")
@@ -361,8 +362,6 @@ def _check(config: Config) -> None:
     for name, value in fractions:
         if not 0 <= value <= 1:
             raise ConfigError(f"{name}: found {value}, wanted 0 to 1")
-    if config.search.hearings not in (1, 2):
-        raise ConfigError(f"search.hearings: found {config.search.hearings}, wanted 1 or 2")
     for name in ("lm_weight", "blank_penalty", "rescore", "rescore_weight"):
         value = getattr(config.search, name)
         if value < 0:

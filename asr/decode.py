@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from asr.align import WordSpan, align_recordings, label_seconds
+from asr.align import WordSpan, align_recordings
 from asr.confidence import ConfidenceModel, word_features
 from asr.config import SearchConfig
 from asr.ctc import CTCPrefixScorer, greedy_decode
@@ -155,12 +154,7 @@ def decode_batch(
         # One more, so that even the shortest sound may be a character.
         max_tokens = (seconds * search.max_chars_per_second).long() + 1
         if search.method == "words" and word_decoder is not None:
-            later = None
-            if search.hearings == 2:
-                delay = round(label_seconds(model, features) * features.config.sample_rate)
-                delayed = functional.pad(waveform, (delay, 0))
-                later = encode_batch(model, features, delayed, num_samples + delay, False)
-            found = word_decoder(model, encoded, search, later)
+            found = word_decoder(model, encoded, search)
         else:
             found = _search(model, encoded, max_tokens, tokenizer, search, language_model)
         nbest = [_alternatives(hypotheses, tokenizer) for hypotheses in found]

@@ -11,7 +11,6 @@ and what the character model says of its spelling.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -22,7 +21,6 @@ from torch import Tensor
 from asr.config import SearchConfig
 from asr.ctc import greedy_decode_scored
 from asr.hotword_bonuses import hotword_bonuses
-from asr.lengths import valid_mask
 from asr.lexicon import Lexicon
 from asr.lm import CharNgramLM
 from asr.model import EncoderOutput, SpeechModel
@@ -67,7 +65,6 @@ class WordDecoder:
         network: SpeechModel,
         encoded: EncoderOutput,
         search: SearchConfig,
-        later: EncoderOutput | None = None,
     ) -> list[list[Hypothesis]]:
         """Return the texts that were found of each utterance, at least one, best first.
 
@@ -78,7 +75,6 @@ class WordDecoder:
                 weighed again: the recurrent model has `recurrent_share` in the probabilities
                 of words; decoder and CTC over characters say what they think, with
                 `rescore_weight` and, of that, `ctc_weight` for CTC.
-            later: The same utterances behind a silence as long as a label.
         """
         wanted = max(search.nbest, search.rescore)
         weights = Weights(
@@ -93,7 +89,7 @@ class WordDecoder:
             for own in spelled
         ]
         found = search_words(
-            *_hear(network, encoded, later), vocabularies, self.model, weights,
+            *network.phone_log_probs(encoded), vocabularies, self.model, weights,
             wanted, torch.get_num_threads(),
         )  # fmt: skip
         ranked = []
@@ -163,22 +159,6 @@ class WordDecoder:
         scores = [text.score + more for text, more in zip(texts, extra, strict=True)]
         order = sorted(range(len(texts)), key=lambda n: -scores[n])
         return [Hypothesis(rows[n], scores[n]) for n in order]
-
-
-def _hear(
-    network: SpeechModel, encoded: EncoderOutput, later: EncoderOutput | None
-) -> tuple[Tensor, Tensor]:
-    """Return log-probs of phones (B, T, P) and lengths (B,), the mean of two hearings if given."""
-    log_probs, lengths = network.phone_log_probs(encoded)
-    if later is None:
-        return log_probs, lengths
-    again, lengths_again = network.phone_log_probs(later)
-    again = again[:, 1:]  # a label later
-    common = min(log_probs.shape[1], again.shape[1])
-    heard = valid_mask(lengths_again - 1, common)[:, :, None]
-    mean = torch.logaddexp(log_probs[:, :common], again[:, :common]) - math.log(2)
-    both = torch.where(heard, mean, log_probs[:, :common])
-    return torch.cat([both, log_probs[:, common:]], dim=1), lengths
 
 
 @lru_cache(maxsize=4)  # every batch of a run has the same

@@ -18,6 +18,12 @@ def test_defaults_survive_json() -> None:
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
 
 
+def test_settings_of_older_versions_are_passed_over() -> None:
+    assert config_from_dict({"search": {"hearings": 2, "beam_size": 7}}).search.beam_size == 7
+    with pytest.raises(ConfigError, match="unknown setting search.hearing;"):
+        config_from_dict({"search": {"hearing": 2}})
+
+
 def test_file_then_overrides(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("[model]\nencoder_layers = 2\n[train]\nlearning_rate = 1\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from asr.model import EncoderOutput, SpeechModel
 from asr.recurrent_lm import RecurrentWordLM
 from asr.rescore import MixedWordLM, pick_utterance, score_by_attention, score_by_ctc
 from asr.tokenizer import CharTokenizer
-from asr.word_decoder import WordDecoder, _hear
+from asr.word_decoder import WordDecoder
 
 LISTED = {"a": [1], "ab": [1, 2], "bad": [2, 1, 3], "dab": [3, 1, 2], "add": [1, 3]}
 TOKENIZER = CharTokenizer(" abd")
@@ -165,33 +165,3 @@ def test_a_batch_is_decoded_by_words(decoder: WordDecoder, model: SpeechModel) -
         assert 1 <= len(heard.nbest) <= 3
     with pytest.raises(ValueError, match="no lexicon"):
         decode_batch(*arguments, SEARCH)
-
-
-@torch.no_grad()
-def test_two_hearings_are_the_mean_of_probabilities(
-    model: SpeechModel, encoded: EncoderOutput
-) -> None:
-    generator = torch.Generator().manual_seed(5)
-    features = torch.randn(2, 60, 80, generator=generator)
-    once, lengths = model.phone_log_probs(encoded)
-    frames_a_label = 4  # two convolutions of stride 2, one label a frame
-    silence = torch.zeros(2, frames_a_label, 80)
-    later = model.encode(torch.cat([silence, features], 1), torch.tensor([64, 41]))
-    again, _ = model.phone_log_probs(later)
-    both, same = _hear(model, encoded, later)
-    assert torch.equal(same, lengths)
-    for row, length in enumerate(lengths.tolist()):
-        mean = (once[row, :length].exp() + again[row, 1 : length + 1].exp()) / 2
-        assert both[row, :length].exp().numpy() == pytest.approx(mean.numpy(), abs=1e-6)
-    assert torch.equal(_hear(model, encoded, None)[0], once)
-
-
-def test_a_batch_is_heard_twice(decoder: WordDecoder, model: SpeechModel) -> None:
-    generator = torch.Generator().manual_seed(1)
-    waveform = 0.3 * torch.randn(2, 16000, generator=generator)
-    arguments = model, LogMel(FeatureConfig()), TOKENIZER, waveform, torch.tensor([16000, 9000])
-    texts = []
-    for hearings in (1, 2):
-        search = replace(SEARCH, hearings=hearings)
-        texts.append([h.text for h in decode_batch(*arguments, search, word_decoder=decoder)])
-    assert texts[0] != texts[1]

@@ -98,7 +98,7 @@ VARIANTS = (
     ),
     Variant("no_word_bonus", "without word bonus", {"word_bonus": 0.0}, of_method=WORDS),
     Variant(
-        "no_blank_penalty", "the blank believed as it is", {"blank_penalty": 0.0}, of_method=WORDS
+        "blank_penalty", "the blank believed a nat less", {"blank_penalty": 1.0}, of_method=WORDS
     ),
     Variant("no_second_pass", "nothing weighed again", {"rescore": 0}, of_method=WORDS),
     Variant(
@@ -119,7 +119,6 @@ VARIANTS = (
         "second_pass_decoder", "weighed again by the decoder too",
         {"rescore_weight": 0.2, "ctc_weight": 0.0}, of_method=WORDS,
     ),
-    Variant("heard_twice", "heard twice, a label apart", {"hearings": 2}, of_method=WORDS),
     Variant("no_length_bonus", "without length bonus", {"length_bonus": 0.0}, of_method=CHARACTERS),
     Variant("no_ctc", "without CTC (weight 0)", {"ctc_weight": 0.0}, of_method=CHARACTERS),
     Variant(

@@ -105,7 +105,6 @@ def test_every_search_has_the_variants_that_mean_something_to_it() -> None:
             "rescore_weight",
             "recurrent_share",
             "ctc_weight",
-            "hearings",
             "beam_size",
         },
         "beam": {"lm_weight", "length_bonus", "ctc_weight", "beam_size"},
