@@ -53,6 +53,7 @@ class ModelConfig:
     """The network, in the order in which data meets it."""
 
     conv_channels: tuple[int, ...] = (32, 32)  # each halves the time and the mel axis
+    conv_blocks: tuple[int, ...] = ()  # residual blocks behind each of these; () is none
     encoder_cell: Literal["lstm", "gru", "rnn"] = "lstm"
     encoder_layers: int = 4
     encoder_width: int = 320  # in each direction
@@ -374,6 +375,12 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"augment.noise_min_snr_db: found {config.augment.noise_min_snr_db}, wanted at most "
             f"augment.noise_max_snr_db ({config.augment.noise_max_snr_db})"
+        )
+    blocks, convolutions = config.model.conv_blocks, len(config.model.conv_channels)
+    if blocks and (len(blocks) != convolutions or min(blocks) < 0):
+        raise ConfigError(
+            f"model.conv_blocks: found {list(blocks)}, wanted [] or {convolutions} numbers from 0 "
+            "on, as many as in model.conv_channels"
         )
     if config.model.decoder_layers not in (1, 2):
         raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -36,6 +37,33 @@ def network_differences(config: Config, other: Config, *may_differ: str) -> list
             if value != getattr(ours, field.name) and field.name not in passed_over:
                 found.append(f"{section}.{field.name}={value}")
     return found
+
+
+def check_start(start: ModelBundle | None, config: Config) -> None:
+    """Hold that a run's network can begin with the weights of the model that it names.
+
+    Phones, and their reader, may be new, or be left out for another alphabet. So may residual
+    blocks of the front end, which change nothing before they learn. Where only parts are wanted,
+    all else may differ: the weights must fit, one by one.
+
+    Raises:
+        ValueError: It is another network, or parts are wanted of no model.
+    """
+    if start is None:
+        if config.train.init_only:
+            raise ValueError("train.init_only: found names without train.init_from, wanted both")
+        return
+    may_differ = ["phone_labels", "phone_reader_width"]
+    blocks = zip_longest(config.model.conv_blocks, start.config.model.conv_blocks, fillvalue=0)
+    if all(ours >= theirs for ours, theirs in blocks):
+        may_differ.append("conv_blocks")
+    if config.train.init_only:
+        may_differ = [field.name for field in dataclasses.fields(config.model)]
+    if found := network_differences(config, start.config, *may_differ):
+        raise ValueError(
+            f"train.init_from: {config.train.init_from} is another network; "
+            f"wanted {' '.join(found)}"
+        )
 
 
 def take_weights(

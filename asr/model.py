@@ -17,14 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asr.config import ModelConfig
+from asr.front_end import FrontEnd
 from asr.lengths import reverse_by_length, valid_mask
 
 RecurrentCells = dict[str, Callable[..., nn.RNNBase]]
@@ -61,39 +60,6 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
     periods = 0.25 * (60 / 0.25) ** steps
     angles = 2 * math.pi * positions[..., None] / periods
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-class FrontEnd(nn.Module):
-    """Convolutions over time and frequency, each halving both (ceiling), with ReLU."""
-
-    def __init__(self, config: ModelConfig, num_mels: int) -> None:
-        super().__init__()
-        channels = (1, *config.conv_channels)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1)
-            for before, after in pairwise(channels)
-        )
-        bands = num_mels
-        for _ in config.conv_channels:
-            bands = self.output_lengths_of_one(bands)
-        self.output_width = channels[-1] * bands
-        self.norm = nn.LayerNorm(self.output_width)
-
-    @staticmethod
-    def output_lengths_of_one(length: Any) -> Any:
-        """Return the length, or lengths, behind one convolution."""
-        return (length + 1) // 2
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn (B, T, F) into (B, S, C)."""
-        x = features[:, None]  # (B, 1, T, F)
-        for conv in self.convs:
-            x = conv(x).relu()
-            lengths = self.output_lengths_of_one(lengths)
-            # Zero again behind each end: the next convolution must see padding, not its bias.
-            x = x * valid_mask(lengths, x.shape[2])[:, None, :, None]
-        x = x.transpose(1, 2).flatten(2)  # (B, S, channels·bands)
-        return self.norm(x), lengths
 
 
 class RecurrentLayer(nn.Module):

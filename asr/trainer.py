@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from asr.checkpoint import (
 from asr.config import Config, SearchConfig, SearchMethod, config_from_dict, config_to_dict
 from asr.crf import label_trigram
 from asr.dataset import open_source
-from asr.finetune import freeze, network_differences, take_weights
+from asr.finetune import check_start, freeze, network_differences, take_weights
 from asr.imagine import Imagined, SpokenTexts
 from asr.lexicon import Lexicon
 from asr.loss import JointLoss, UpdateSize
@@ -108,7 +108,7 @@ class Trainer:
         self.lexicon = self._find_lexicon()
         labels = self.lexicon.num_labels if self.lexicon else 0
         self.config = config = replace(config, model=replace(config.model, phone_labels=labels))
-        self._check_start()
+        check_start(self.start, config)
         model, self.features, self.tokenizer = build_model(config)
         self._load_data()
         if self.start and not config.train.resume:
@@ -170,23 +170,6 @@ class Trainer:
             return Lexicon.open(self.config.data.lexicon)
         start, alphabet = self.start, self.config.data.alphabet
         return start.lexicon if start and start.tokenizer.alphabet == alphabet else None
-
-    def _check_start(self) -> None:
-        if not self.start:
-            if self.config.train.init_only:
-                raise ValueError(
-                    "train.init_only: found names without train.init_from, wanted both"
-                )
-            return
-        # Phones, and their reader, may be new, or be left out for another alphabet.
-        joining: Sequence[str] = ("phone_labels", "phone_reader_width")
-        if self.config.train.init_only:  # the weights that are wanted must fit, one by one
-            joining = list(asdict(self.config.model))
-        if found := network_differences(self.config, self.start.config, *joining):
-            raise ValueError(
-                f"train.init_from: {self.config.train.init_from} is another network; "
-                f"wanted {' '.join(found)}"
-            )
 
     @property
     def averaged_model(self) -> SpeechModel:

@@ -62,6 +62,8 @@ def test_file_then_overrides(tmp_path: Path) -> None:
         ),
         ("nothing", "found no '='"),
         ("model.attention_width=255", "wanted a multiple of model.attention_heads"),
+        ("model.conv_blocks=[1]", r"found \[1\], wanted \[\] or 2 numbers from 0 on"),
+        ("model.conv_blocks=[1,-1]", r"found \[1, -1\], wanted \[\] or 2 numbers"),
         ("data.alphabet=aa", "each only once"),
     ],
 )

@@ -25,6 +25,7 @@ from asr.train import train
 from asr.trainer import Trainer
 
 Configure = Callable[..., Config]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def with_alphabet(config: Config, alphabet: str) -> Config:
 
 
 def test_the_same_alphabet_takes_everything(configure: Configure, start: Path) -> None:
-    trainer = Trainer(configure(init_from=str(start)), torch.device("cpu"))
+    trainer = Trainer(configure(init_from=str(start)), CPU)
     expected = load_model(start)
     for name, tensor in trainer.model.state_dict().items():
         assert torch.equal(tensor, expected.model.state_dict()[name]), name
@@ -84,12 +85,33 @@ def test_several_ctc_labels_a_frame_are_taken_label_by_label(
     torch.testing.assert_close(ours, model.ctc_head(frame).unflatten(0, (2, -1)))
 
 
+def test_new_blocks_of_the_front_end_change_nothing_and_learned_ones_stay(
+    configure: Configure, start: Path, tmp_path: Path
+) -> None:
+    config = configure(init_from=str(start))
+    grown = replace(config, model=replace(config.model, conv_blocks=(1, 2)))
+    trainer = Trainer(grown, CPU)
+    features, lengths = torch.randn(2, 50, config.features.num_mels), torch.tensor([50, 31])
+    with torch.no_grad():
+        before = load_model(start).model.encode(features, lengths)
+        after = trainer.model.eval().encode(features, lengths)
+    assert torch.allclose(before.encoder_out, after.encoder_out, atol=1e-6)
+    parts = (trainer.model, trainer.features, trainer.tokenizer, grown)
+    save_model(tmp_path / "grown", *parts)
+    again = configure(init_from=str(tmp_path / "grown"))
+    more = Trainer(replace(again, model=replace(again.model, conv_blocks=(2, 2))), CPU)
+    assert [len(blocks) for blocks in more.model.encoder.front_end.blocks] == [2, 2]
+    for fewer in ((), (2, 1)):
+        with pytest.raises(ValueError, match="another network; wanted model.conv_blocks"):
+            Trainer(replace(again, model=replace(again.model, conv_blocks=fewer)), CPU)
+
+
 def test_another_network_is_refused_and_named(configure: Configure, start: Path) -> None:
     config = configure(init_from=str(start))
     config = replace(config, model=replace(config.model, encoder_width=64, encoder_dropout=0.5))
     assert network_differences(config, load_model(start).config) == ["model.encoder_width=32"]
     with pytest.raises(ValueError, match="another network; wanted model.encoder_width=32"):
-        Trainer(config, torch.device("cpu"))
+        Trainer(config, CPU)
 
 
 def test_parts_are_taken_and_all_else_may_be_another_network(
@@ -97,7 +119,7 @@ def test_parts_are_taken_and_all_else_may_be_another_network(
 ) -> None:
     config = configure(init_from=str(start), init_only=("encoder", "ctc_head"))
     other = replace(config, model=replace(config.model, decoder_width=24, decoder_layers=1))
-    trainer = Trainer(other, torch.device("cpu"))
+    trainer = Trainer(other, CPU)
     assert "(encoder, ctc_head)" in trainer.messages[0]
     expected = load_model(start).model.state_dict()
     state = trainer.model.state_dict()
@@ -121,12 +143,12 @@ def test_parts_that_do_not_fit_are_named(
 ) -> None:
     config = configure(init_from=str(start), init_only=only)
     with pytest.raises(ValueError, match=message):
-        Trainer(replace(config, model=replace(config.model, **changes)), torch.device("cpu"))
+        Trainer(replace(config, model=replace(config.model, **changes)), CPU)
 
 
 def test_parts_of_nothing_are_refused(configure: Configure) -> None:
     with pytest.raises(ValueError, match="train.init_only: found names without train.init_from"):
-        Trainer(configure(init_only=("encoder",)), torch.device("cpu"))
+        Trainer(configure(init_only=("encoder",)), CPU)
 
 
 def test_frozen_parts_stay_and_the_rest_learns(configure: Configure, start: Path) -> None:
@@ -148,7 +170,7 @@ def test_a_resumed_run_starts_from_its_own_state(configure: Configure, start: Pa
     config = configure("run", init_from=str(start), max_steps=2)
     train(config)
     resumed = replace(config, train=replace(config.train, resume=True, max_steps=3))
-    trainer = Trainer(resumed, torch.device("cpu"))
+    trainer = Trainer(resumed, CPU)
     assert trainer.progress.step == 2 and not trainer.messages
     state = load_state(Path(config.train.output_dir) / "state.pt")[0]["model"]
     for name, tensor in trainer.model.state_dict().items():

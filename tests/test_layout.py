@@ -14,9 +14,9 @@ PACKAGE = PROJECT / "asr"
 MAX_LINES = 450
 ROWS = {
     -2: "headers media names raw g2p texts memory",  # formats and names of files
-    -1: "sndfile lexicon",
-    0: "config tokenizer normalize transcript audio lengths distributed plot corpus order "
-    "precision arguments score screen quantize prefix_tree language_model heard",
+    -1: "sndfile lexicon config lengths",
+    0: "tokenizer normalize transcript audio distributed plot corpus order "
+    "precision arguments score screen quantize prefix_tree language_model heard front_end",
     1: "manifest optimize features augment breakdown model search archive batch vad ctc hotwords "
     "subtitles inputs imagine recurrent_lm",
     2: "crf lm index pool segment align report outputs stepper",

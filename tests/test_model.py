@@ -28,17 +28,24 @@ VARIANTS = [
     replace(SMALL, pyramid_layers=(0,)),
     replace(SMALL, decoder_layers=1),
     replace(SMALL, conv_channels=(4, 4, 4), ctc_labels_per_frame=3),
+    replace(SMALL, conv_channels=(4, 8), conv_blocks=(1, 2)),
 ]
 
 
 def name(config: ModelConfig) -> str:
     parts = (config.encoder_cell, config.bidirectional, config.attention, config.pyramid_layers)
-    return "-".join(map(str, (*parts, config.decoder_layers, len(config.conv_channels))))
+    front_end = (len(config.conv_channels), sum(config.conv_blocks))
+    return "-".join(map(str, (*parts, config.decoder_layers, *front_end)))
 
 
 def build(config: ModelConfig) -> SpeechModel:
     torch.manual_seed(0)
-    return SpeechModel(config, MELS, VOCAB).eval()
+    model = SpeechModel(config, MELS, VOCAB).eval()
+    for blocks in model.encoder.front_end.blocks:
+        for block in blocks:  # which say nothing before they learn
+            torch.nn.init.normal_(block.narrow.weight)
+            torch.nn.init.normal_(block.narrow.bias)
+    return model
 
 
 def batch(lengths: tuple[int, ...] = (61, 40, 7, 1)) -> tuple[torch.Tensor, torch.Tensor]:

@@ -195,6 +195,10 @@ TECHNIQUES = (
         "frames_40ms", "frames of 40 ms with one CTC label instead of 80 ms with two",
         ("model.conv_channels=[32,32]", "model.ctc_labels_per_frame=1"),
     ),
+    Technique(
+        "conv_blocks", "two residual blocks behind the second and third convolution",
+        ("model.conv_blocks=[0,2,2]",),
+    ),
     Technique("short_first", "short utterances first", ("data.short_first=true",)),
     Technique(
         "no_guided_attention", "without guided attention", ("train.guided_attention_weight=0",),

@@ -337,6 +337,7 @@ def test_words_that_are_not_there_are_one_line(
 def tones(folder: Path, tone_manifest: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Put a network that learns tones in seconds in the recipe's place; return a command."""
     config = tiny_config(tone_manifest, folder / "unused", max_steps=4, log_every=1)
+    config = replace(config, model=replace(config.model, conv_channels=(8, 8, 8)))
     (folder / "config.toml").write_text(
         settings_to_toml(json.loads(json.dumps(config_to_dict(config)))), encoding="utf-8"
     )
