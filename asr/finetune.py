@@ -34,7 +34,11 @@ def network_differences(config: Config, other: Config, *may_differ: str) -> list
         ours, theirs = getattr(config, section), getattr(other, section)
         for field in dataclasses.fields(ours):
             value = getattr(theirs, field.name)
-            if value != getattr(ours, field.name) and field.name not in passed_over:
+            if value == getattr(ours, field.name) or field.name in passed_over:
+                continue
+            if field.name == "phone_labels":  # which follows from the lexicon
+                found.append(f"data.lexicon of {value - 1} phones" if value else "data.lexicon=")
+            else:
                 found.append(f"{section}.{field.name}={value}")
     return found
 

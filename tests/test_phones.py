@@ -18,7 +18,7 @@ from asr.checkpoint import build_model, load_model
 from asr.config import Config, ModelConfig, TrainConfig
 from asr.crf import crf_loss, label_trigram
 from asr.ctc import greedy_decode
-from asr.finetune import take_weights
+from asr.finetune import network_differences, take_weights
 from asr.lexicon import Lexicon
 from asr.loss import JointLoss, UpdateSize
 from asr.model import SpeechModel
@@ -176,6 +176,10 @@ def test_phones_that_begin_words_start_from_what_was_learned_of_them(
         before, after = start.model.encode(*heard), model.eval().encode(*heard)
         wanted, lengths = start.model.phone_log_probs(before)
         found, found_lengths = model.phone_log_probs(after)
+    assert network_differences(changed, start.config) == ["data.lexicon of 4 phones"]
+    assert network_differences(changed, configure("none")) == [
+        "data.lexicon=", "model.phone_reader_width=0"
+    ]  # fmt: skip
     together = found[:, :, :5].exp()
     together[:, :, 1:] += found[:, :, 5:].exp()
     assert torch.equal(lengths, found_lengths)
