@@ -172,6 +172,7 @@ class SearchConfig:
     # Greedy CTC, greedy attention, both along a beam, or CTC over phones along whole words.
     method: SearchMethod = "beam"
     beam_size: int = 8
+    margin: float = 11.25  # nats behind the best at which it gives up; search over words only
     ctc_weight: float = 0.3  # attention has the rest
     lm_weight: float = 0.0  # of the language model, added to the rest; not for greedy search
     length_bonus: float = 0.0  # nats a character: makes up for what the language model takes
@@ -339,7 +340,7 @@ def _check(config: Config) -> None:
         "data": ("batch_seconds", "max_seconds", "max_batch_size", "shuffle_pool"),
         "train": ("max_steps", "learning_rate", "gradient_clip", "log_every", "validate_every"),
         "augment": ("splice_words",),
-        "search": ("beam_size", "max_chars_per_second", "nbest"),
+        "search": ("beam_size", "margin", "max_chars_per_second", "nbest"),
     }
     for section, names in positive.items():
         for name in names:

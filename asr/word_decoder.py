@@ -33,7 +33,6 @@ from asr.word_lists import WordHypothesis
 from asr.word_lm import WordNgramLM
 from asr.word_search import Weights, search_words
 
-_MARGIN = 11.25  # nats behind the best at which a hypothesis is given up
 _BEHIND = 8.0  # nats behind another one that goes on alike at which a text may be in a list
 _NATS_A_CHARACTER = 2.0  # of an unknown word's spelling, where no character model is there
 _HOPELESS = 5.0  # nats behind the best text from which on none is weighed again
@@ -71,15 +70,15 @@ class WordDecoder:
         Args:
             network: In evaluation mode.
             encoded: B utterances.
-            search: `beam_size` hypotheses live after each frame. The `rescore` best texts are
-                weighed again: the recurrent model has `recurrent_share` in the probabilities
-                of words; decoder and CTC over characters say what they think, with
-                `rescore_weight` and, of that, `ctc_weight` for CTC.
+            search: `beam_size` hypotheses live after each frame, none `margin` nats behind the
+                best. The `rescore` best texts are weighed again: the recurrent model has
+                `recurrent_share` in the probabilities of words; decoder and CTC over characters
+                say what they think, with `rescore_weight` and, of that, `ctc_weight` for CTC.
         """
         wanted = max(search.nbest, search.rescore)
         weights = Weights(
-            search.lm_weight, search.word_bonus, search.blank_penalty, search.beam_size, _MARGIN,
-            _BEHIND if wanted > 1 else 0.0,
+            search.lm_weight, search.word_bonus, search.blank_penalty, search.beam_size,
+            search.margin, _BEHIND if wanted > 1 else 0.0,
         )  # fmt: skip
         log_probs, lengths = network.ctc_log_probs(encoded)
         vocabulary = self.vocabulary_for(search)

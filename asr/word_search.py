@@ -253,9 +253,12 @@ def _search(
         silent = row[0] - weights.blank
         table[:] = -1
         count = 0
-        best = _NOTHING
+        best = _NOTHING  # of what has been found in this frame: first, of all that say nothing new
         for n in range(size):
-            best = max(best, _add(beam.blank[n], beam.spoken[n]) + beam.lm[n])
+            stays = _add(beam.blank[n], beam.spoken[n]) + silent
+            if beam.phone[n]:
+                stays = max(stays, beam.spoken[n] + row[beam.phone[n]])
+            best = max(best, stays + beam.lm[n])
         for n in range(size):
             node, phone, context = beam.node[n], beam.phone[n], beam.context[n]
             both = _add(beam.blank[n], beam.spoken[n])
@@ -275,8 +278,9 @@ def _search(
                     spoken = (beam.blank[n] if following == phone else both) + row[following]
                     child = tree.child[c]
                     ahead = inside + weights.lm * tree.best[child]
-                    if spoken + ahead < best - weights.margin - 4.0:
-                        continue  # the language model will rarely give back so much
+                    if spoken + ahead < best - weights.margin:
+                        continue
+                    best = max(best, spoken + ahead)
                     if tree.first_child[child] < tree.first_child[child + 1]:
                         count = _put(
                             found, count, table, child, following, beam.history[n], context,

@@ -100,6 +100,8 @@ VARIANTS = (
     Variant(
         "blank_penalty", "the blank believed a nat less", {"blank_penalty": 1.0}, of_method=WORDS
     ),
+    Variant("margin_10", "given up 10 nats behind the best", {"margin": 10.0}, of_method=WORDS),
+    Variant("margin_12.5", "given up 12.5 nats behind", {"margin": 12.5}, of_method=WORDS),
     Variant("no_second_pass", "nothing weighed again", {"rescore": 0}, of_method=WORDS),
     Variant(
         "no_recurrent", "weighed again without the recurrent model", {"recurrent_share": 0.0},

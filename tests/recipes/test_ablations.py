@@ -106,6 +106,7 @@ def test_every_search_has_the_variants_that_mean_something_to_it() -> None:
             "recurrent_share",
             "ctc_weight",
             "beam_size",
+            "margin",
         },
         "beam": {"lm_weight", "length_bonus", "ctc_weight", "beam_size"},
     }
