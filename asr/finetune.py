@@ -107,18 +107,19 @@ def take_weights(
     ours, theirs = model.state_dict(), start.model.state_dict()
     wanted = _named(only, theirs, "train.init_only")
     labels = model.config.ctc_labels_per_frame
-    sources = _phone_sources(start.lexicon, lexicon)
+    same_labels = labels == start.model.config.ctc_labels_per_frame
+    sources = _phone_sources(start.lexicon, lexicon) if same_labels else {}
     for name, tensor in theirs.items():
         if name not in ours or (only and name not in wanted):
             continue
-        if sources and labels == start.model.config.ctc_labels_per_frame and _is_by_phone(name):
-            _copy_phones(name, ours[name], tensor, sources, labels)
+        into = ours[name]
+        if sources and _is_by_phone(name, into, tensor):
+            _copy_phones(name, into, tensor, sources, labels)
             continue
         by_character = _is_by_character(name)
-        into = ours[name]
         fits = into.shape[by_character:] == tensor.shape[by_character:]
         if name.startswith("ctc_head."):
-            fits &= labels == start.model.config.ctc_labels_per_frame
+            fits &= same_labels
         if only and not fits:
             raise ValueError(
                 f"train.init_only: {name}: found weights of {tuple(tensor.shape)} in "
@@ -157,8 +158,12 @@ def _is_by_character(name: str) -> bool:
     return name.startswith(("ctc_head.", "decoder.embedding.", "decoder.output."))
 
 
-def _is_by_phone(name: str) -> bool:
-    return name.startswith(("phone_head.", "phone_reader.layer.cells.")) and "weight_hh" not in name
+def _is_by_phone(name: str, into: Tensor, source: Tensor) -> bool:
+    """Tell whether weights are of phones, as outputs or inputs, and fit each other in all else."""
+    if name.startswith("phone_head."):
+        return into.shape[1:] == source.shape[1:]
+    reads = name.startswith("phone_reader.layer.cells.") and ".weight_ih" in name
+    return reads and into.shape[0] == source.shape[0]
 
 
 def _phone_sources(old: Lexicon | None, new: Lexicon | None) -> dict[int, int]:
@@ -178,15 +183,12 @@ def _copy_phones(
 ) -> None:
     """Copy what is of phones, so that all that come from one are together as likely as it was."""
     new, old = list(sources), list(sources.values())
-    if name.startswith("phone_head."):
-        if name.endswith(".bias"):
-            shares = torch.bincount(torch.tensor(old), minlength=len(source) // labels)
-            source = source - shares.clamp(min=1).log().repeat(labels)
-        _copy_rows(into, source, new, old, labels)
-    elif "weight_ih" in name:
-        _copy_rows(into.t(), source.t(), new, old, labels)  # a reader's inputs
-    else:
-        into.copy_(source)
+    if name == "phone_head.bias":
+        shares = torch.bincount(torch.tensor(old), minlength=len(source) // labels)
+        source = source - shares.clamp(min=1).log().repeat(labels)
+    if name.startswith("phone_reader."):
+        into, source = into.t(), source.t()  # phones are its inputs
+    _copy_rows(into, source, new, old, labels)
 
 
 def _copy_rows(
