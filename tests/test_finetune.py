@@ -96,11 +96,19 @@ def test_new_blocks_of_the_front_end_change_nothing_and_learned_ones_stay(
         before = load_model(start).model.encode(features, lengths)
         after = trainer.model.eval().encode(features, lengths)
     assert torch.allclose(before.encoder_out, after.encoder_out, atol=1e-6)
+    for blocks in trainer.model.encoder.front_end.blocks:
+        for block in blocks:  # learns something
+            torch.nn.init.normal_(block.narrow.weight)
     parts = (trainer.model, trainer.features, trainer.tokenizer, grown)
     save_model(tmp_path / "grown", *parts)
     again = configure(init_from=str(tmp_path / "grown"))
     more = Trainer(replace(again, model=replace(again.model, conv_blocks=(2, 2))), CPU)
     assert [len(blocks) for blocks in more.model.encoder.front_end.blocks] == [2, 2]
+    with torch.no_grad():
+        learned = trainer.model.encode(features, lengths).encoder_out
+        kept = more.model.eval().encode(features, lengths).encoder_out
+    assert not torch.allclose(learned, after.encoder_out, atol=1e-2)
+    assert torch.allclose(kept, learned, atol=1e-5)
     for fewer in ((), (2, 1)):
         with pytest.raises(ValueError, match="another network; wanted model.conv_blocks"):
             Trainer(replace(again, model=replace(again.model, conv_blocks=fewer)), CPU)

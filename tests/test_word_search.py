@@ -135,6 +135,17 @@ def test_what_is_cut_off_within_a_word_keeps_the_words_before(
     assert found[0][0].text == "cat"
 
 
+def test_what_is_given_up_is_behind_the_best_of_the_same_frame(
+    vocabulary: Vocabulary, model: WordNgramLM
+) -> None:
+    heard = spell(1, 2, 3)
+    heard[2] -= 6.0  # nothing is likely there: the best falls by more than the margin
+    found = search_words(
+        heard[None], torch.tensor([6]), [vocabulary], model, WIDE._replace(margin=1.0), 1
+    )
+    assert found[0][0].text == "cat"
+
+
 @pytest.mark.parametrize("beam_size", [20, 3000, 100_000])
 def test_beams_of_any_size(vocabulary: Vocabulary, model: WordNgramLM, beam_size: int) -> None:
     search = WIDE._replace(beam_size=beam_size)

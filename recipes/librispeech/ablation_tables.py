@@ -118,8 +118,9 @@ def _settings(search: Figures) -> str:
     again = "nothing weighed again"
     if search["rescore"] > 1 and by:
         again = f"the best {search['rescore']} texts weighed again {' and '.join(by)}"
+    margin = f"margin {search['margin']:g}, " if "margin" in search else ""  # older figures: none
     return (
-        f"search over words, beam size {search['beam_size']}, language model weight {lm}, "
+        f"search over words, beam size {search['beam_size']}, {margin}language model weight {lm}, "
         f"word bonus {search['word_bonus']:g}, blank penalty {search['blank_penalty']:g}, {again}"
     )
 

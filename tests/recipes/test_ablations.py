@@ -290,8 +290,8 @@ def test_a_search_over_words_is_measured_as_it_is(
     page = folder / "made" / PAGE
     text = page.read_text(encoding="utf-8")
     assert (
-        "The default: search over words, beam size 50, language model weight 0.6, word bonus 1, "
-        "blank penalty 2, the best 4 texts weighed again by decoder and CTC over characters (of "
+        "The default: search over words, beam size 50, margin 11.25, language model weight 0.6, "
+        "word bonus 1, blank penalty 2, the best 4 texts weighed again by decoder and CTC over characters (of "
         "which it has 0.3) with weight 0.3. It"
     ) in text
     assert row(page, "beam size 3000")[1] == "not run" and "| without length bonus |" not in text
@@ -338,6 +338,7 @@ def test_words_that_are_not_there_are_one_line(
 def tones(folder: Path, tone_manifest: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Put a network that learns tones in seconds in the recipe's place; return a command."""
     config = tiny_config(tone_manifest, folder / "unused", max_steps=4, log_every=1)
+    # As many convolutions as the techniques are written for.
     config = replace(config, model=replace(config.model, conv_channels=(8, 8, 8)))
     (folder / "config.toml").write_text(
         settings_to_toml(json.loads(json.dumps(config_to_dict(config)))), encoding="utf-8"
