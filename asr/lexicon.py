@@ -51,7 +51,7 @@ class Lexicon:
         word_initial: See above.
 
     Raises:
-        ValueError: Words or pronunciations are not as said.
+        ValueError: Words or pronunciations are not as said, or phones are too many.
     """
 
     def __init__(
