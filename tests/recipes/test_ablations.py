@@ -291,8 +291,8 @@ def test_a_search_over_words_is_measured_as_it_is(
     text = page.read_text(encoding="utf-8")
     assert (
         "The default: search over words, beam size 50, margin 11.25, language model weight 0.6, "
-        "word bonus 1, blank penalty 2, the best 4 texts weighed again by decoder and CTC over characters (of "
-        "which it has 0.3) with weight 0.3. It"
+        "word bonus 1, blank penalty 2, the best 4 texts weighed again by decoder and CTC over "
+        "characters (of which it has 0.3) with weight 0.3. It"
     ) in text
     assert row(page, "beam size 3000")[1] == "not run" and "| without length bonus |" not in text
     (words_dir / "lexicon.safetensors").touch()  # nothing changed
