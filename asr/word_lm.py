@@ -87,11 +87,18 @@ def find_history(tables: WordTables, history: int, length: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def word_log_prob(tables: WordTables, history: int, word: int) -> float:
-    """Return the natural-log probability of a word after a history of `append_word`."""
+def history_nodes(tables: WordTables, history: int, nodes: Array) -> None:
+    """Write the nodes of the last word, the last two and so on into ``nodes``, -1 for none."""
+    for length in range(1, MAX_HISTORY + 1):
+        nodes[length - 1] = find_history(tables, history, length)
+
+
+@njit(cache=True, nogil=True)
+def log_prob_behind(tables: WordTables, nodes: Array, word: int) -> float:
+    """Return the natural-log probability of a word after a history of `history_nodes`."""
     total = 0.0
-    for length in range(MAX_HISTORY, 0, -1):
-        node = find_history(tables, history, length)
+    for place in range(MAX_HISTORY - 1, -1, -1):
+        node = nodes[place]
         if node < 0:
             continue
         child = find_child(tables, node, word)
@@ -100,6 +107,14 @@ def word_log_prob(tables: WordTables, history: int, word: int) -> float:
         if node < len(tables.backoffs):
             total += MAX_LOG_BACKOFF - tables.backoffs[node] * NATS_PER_STEP
     return float(total + tables.unigrams[word])
+
+
+@njit(cache=True, nogil=True)
+def word_log_prob(tables: WordTables, history: int, word: int) -> float:
+    """Return the natural-log probability of a word after a history of `append_word`."""
+    nodes = np.empty(MAX_HISTORY, np.int32)
+    history_nodes(tables, history, nodes)
+    return log_prob_behind(tables, nodes, word)
 
 
 @njit(cache=True, nogil=True)
@@ -125,8 +140,10 @@ def shorten_history(tables: WordTables, history: int) -> int:
 @njit(cache=True, nogil=True)
 def _score_words(tables: WordTables, history: int, words: Array) -> Array:
     found = np.empty(len(words))
+    nodes = np.empty(MAX_HISTORY, np.int32)
     for place, word in enumerate(words):
-        found[place] = word_log_prob(tables, history, word)
+        history_nodes(tables, history, nodes)
+        found[place] = log_prob_behind(tables, nodes, word)
         history = append_word(history, word)
     return found
 

@@ -24,7 +24,16 @@ from numba import njit
 from asr.prefix_tree import Array, TreeTables
 from asr.vocabulary import EntryTables, Vocabulary
 from asr.word_lists import Joined, WordHypothesis, best_texts, hash_pair, join, new_joined
-from asr.word_lm import WordNgramLM, WordTables, append_word, shorten_history, word_log_prob
+from asr.word_lm import (
+    MAX_HISTORY,
+    WordNgramLM,
+    WordTables,
+    append_word,
+    history_nodes,
+    log_prob_behind,
+    shorten_history,
+    word_log_prob,
+)
 
 if TYPE_CHECKING:  # it can be prepared before torch is there
     from torch import Tensor
@@ -35,6 +44,7 @@ _SURE = -0.05  # a frame whose blank is above this is nothing but blank
 _GROWTH = 48  # hypotheses that may come of each in a frame, about; later ones are left out
 _TABLE_BITS = 16  # of the hash tables of a frame's hypotheses
 _HISTORY_BITS = 18  # of an utterance's sequences of words
+_KNOWN_BITS = 12  # of the table of contexts that were looked up
 _STEPS = 512  # into which a beam's margin is cut to count its hypotheses
 
 
@@ -146,17 +156,50 @@ def _extend_history(parents: Array, entries: Array, history: int, entry: int) ->
     return -1
 
 
+class _Known(NamedTuple):
+    """Contexts that were looked up before, each in the one place where it may be.
+
+    Attributes:
+        context: (K,), -1 where nothing is known.
+        nodes: (K, 3) of `history_nodes`.
+    """
+
+    context: Array
+    nodes: Array
+
+
+@njit(cache=True, nogil=True)
+def _nodes_of(words: WordTables, context: int, known: _Known) -> Any:
+    """Return the nodes (3,) of a context."""
+    slot = hash_pair(context, 0, _KNOWN_BITS)
+    nodes = known.nodes[slot]
+    if known.context[slot] != context:
+        known.context[slot] = context
+        history_nodes(words, context, nodes)
+    return nodes
+
+
 @njit(cache=True, nogil=True)
 def _score_entry(
-    words: WordTables, entries: EntryTables, context: int, entry: int, weights: Weights
-) -> tuple[float, int]:
-    """Return the weighted score of an entry behind a context, and the context behind it."""
+    words: WordTables, entries: EntryTables, context: int, entry: int, weights: Weights,
+    known: _Known,
+) -> float:  # fmt: skip
+    """Return the weighted score of an entry behind a context."""
     score = 0.0
     for place in range(entries.first_word[entry], entries.first_word[entry + 1]):
         word = entries.word[place]
-        score += word_log_prob(words, context, word) * weights.lm + weights.word
+        nodes = _nodes_of(words, context, known)
+        score += log_prob_behind(words, nodes, word) * weights.lm + weights.word
         context = append_word(context, word)
-    return score + entries.bonus[entry], shorten_history(words, context)
+    return float(score + entries.bonus[entry])
+
+
+@njit(cache=True, nogil=True)
+def _append_entry(words: WordTables, entries: EntryTables, context: int, entry: int) -> int:
+    """Return the context behind an entry."""
+    for place in range(entries.first_word[entry], entries.first_word[entry + 1]):
+        context = append_word(context, entries.word[place])
+    return shorten_history(words, context)
 
 
 @njit(cache=True, nogil=True)
@@ -240,6 +283,8 @@ def _search(
     parents = np.full(1 << _HISTORY_BITS, -1, np.int32)
     last = np.zeros(1 << _HISTORY_BITS, np.int32)
     joined = new_joined(weights.behind > 0.0)
+    size = 1 << _KNOWN_BITS
+    known = _Known(np.full(size, -1, np.int64), np.zeros((size, MAX_HISTORY), np.int32))
     parents[0], last[0] = 0, -1
     beam.blank[0], beam.context[0] = 0.0, start
     size = 1
@@ -271,12 +316,14 @@ def _search(
             # Between words, on from every root; inside a word, from its node.
             for r in range(len(roots) if node == 0 else 1):
                 origin = roots[r] if node == 0 else node
+                promised = inside + weights.lm * tree.best[origin]  # of all below it the most
                 for c in range(tree.first_child[origin], tree.first_child[origin + 1]):
                     following = tree.child_phone[c]
-                    if row[following] < _RARE:
+                    spoken, child = both + row[following], tree.child[c]
+                    if row[following] < _RARE or spoken + promised < best - weights.margin:
                         continue
-                    spoken = (beam.blank[n] if following == phone else both) + row[following]
-                    child = tree.child[c]
+                    if following == phone:
+                        spoken = beam.blank[n] + row[following]
                     ahead = inside + weights.lm * tree.best[child]
                     if spoken + ahead < best - weights.margin:
                         continue
@@ -288,13 +335,14 @@ def _search(
                         )  # fmt: skip
                     for e in range(tree.first_entry[child], tree.first_entry[child + 1]):
                         entry = tree.entry[e]
-                        score, behind = _score_entry(words, entries, context, entry, weights)
+                        score = _score_entry(words, entries, context, entry, weights, known)
                         if spoken + inside + score < best - weights.margin:
                             continue
                         history = _extend_history(parents, last, beam.history[n], entry)
                         if history >= 0:
+                            later = _append_entry(words, entries, context, entry)
                             count = _put(
-                                found, count, table, 0, following, history, behind, _NOTHING,
+                                found, count, table, 0, following, history, later, _NOTHING,
                                 spoken, inside + score,
                             )  # fmt: skip
         size = _prune(found, count, beam, table, joined, t, weights)
