@@ -88,14 +88,21 @@ def find_history(tables: WordTables, history: int, length: int) -> int:
 
 @njit(cache=True, nogil=True)
 def history_nodes(tables: WordTables, history: int, nodes: Array) -> None:
-    """Write the nodes of the last word, the last two and so on into ``nodes``, -1 for none."""
+    """Look up where a packed history stands in the tree.
+
+    Args:
+        tables: The tree.
+        history: Of `append_word`.
+        nodes: (MAX_HISTORY,) int32; gets the node of the last word, of the last two and so on, -1
+            for those that are not stored.
+    """
     for length in range(1, MAX_HISTORY + 1):
         nodes[length - 1] = find_history(tables, history, length)
 
 
 @njit(cache=True, nogil=True)
 def log_prob_behind(tables: WordTables, nodes: Array, word: int) -> float:
-    """Return the natural-log probability of a word after a history of `history_nodes`."""
+    """Return the natural-log probability of a word; nodes (MAX_HISTORY,) are `history_nodes`."""
     total = 0.0
     for place in range(MAX_HISTORY - 1, -1, -1):
         node = nodes[place]
@@ -140,10 +147,8 @@ def shorten_history(tables: WordTables, history: int) -> int:
 @njit(cache=True, nogil=True)
 def _score_words(tables: WordTables, history: int, words: Array) -> Array:
     found = np.empty(len(words))
-    nodes = np.empty(MAX_HISTORY, np.int32)
     for place, word in enumerate(words):
-        history_nodes(tables, history, nodes)
-        found[place] = log_prob_behind(tables, nodes, word)
+        found[place] = word_log_prob(tables, history, word)
         history = append_word(history, word)
     return found
 

@@ -32,7 +32,6 @@ from asr.word_lm import (
     history_nodes,
     log_prob_behind,
     shorten_history,
-    word_log_prob,
 )
 
 if TYPE_CHECKING:  # it can be prepared before torch is there
@@ -161,7 +160,7 @@ class _Known(NamedTuple):
 
     Attributes:
         context: (K,), -1 where nothing is known.
-        nodes: (K, 3) of `history_nodes`.
+        nodes: (K, MAX_HISTORY), its `history_nodes`.
     """
 
     context: Array
@@ -169,8 +168,14 @@ class _Known(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
+def _new_known() -> _Known:
+    size = 1 << _KNOWN_BITS
+    return _Known(np.full(size, -1, np.int64), np.zeros((size, MAX_HISTORY), np.int32))
+
+
+@njit(cache=True, nogil=True)
 def _nodes_of(words: WordTables, context: int, known: _Known) -> Any:
-    """Return the nodes (3,) of a context."""
+    """Return the nodes (MAX_HISTORY,) of a context, looked up unless they are known."""
     slot = hash_pair(context, 0, _KNOWN_BITS)
     nodes = known.nodes[slot]
     if known.context[slot] != context:
@@ -283,8 +288,7 @@ def _search(
     parents = np.full(1 << _HISTORY_BITS, -1, np.int32)
     last = np.zeros(1 << _HISTORY_BITS, np.int32)
     joined = new_joined(weights.behind > 0.0)
-    size = 1 << _KNOWN_BITS
-    known = _Known(np.full(size, -1, np.int64), np.zeros((size, MAX_HISTORY), np.int32))
+    known = _new_known()
     parents[0], last[0] = 0, -1
     beam.blank[0], beam.context[0] = 0.0, start
     size = 1
@@ -354,7 +358,8 @@ def _search(
         both = _add(beam.blank[last_one], beam.spoken[last_one])
         scores[i] = both + beam.lm[last_one]
         if beam.history[last_one]:  # that nothing was said is no sentence
-            scores[i] += weights.lm * word_log_prob(words, beam.context[last_one], end)
+            nodes = _nodes_of(words, beam.context[last_one], known)
+            scores[i] += weights.lm * log_prob_behind(words, nodes, end)
     return scores, beam.history[ended], parents, last, joined
 
 

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from asr import word_search
 from asr.lexicon import Lexicon
 from asr.vocabulary import Vocabulary
-from asr.word_lm import NO_BACKOFF, WordNgramLM, WordTables, append_word
+from asr.word_lm import (
+    MAX_HISTORY,
+    NO_BACKOFF,
+    WordNgramLM,
+    WordTables,
+    append_word,
+    history_nodes,
+)
 from asr.word_search import Weights, search_words
 
 PHONES = ("k", "a", "t")
@@ -144,6 +152,34 @@ def test_what_is_given_up_is_behind_the_best_of_the_same_frame(
         heard[None], torch.tensor([6]), [vocabulary], model, WIDE._replace(margin=1.0), 1
     )
     assert found[0][0].text == "cat"
+
+
+def test_a_favourite_that_is_hardly_heard_is_not_given_up_at_its_first_phone(
+    vocabulary: Vocabulary, lexicon: Lexicon, model: WordNgramLM
+) -> None:
+    heard = spell(3, 2, 3)
+    heard[0] = torch.tensor([-0.1, -60.0, -60.0, -6.0])  # "t" is beyond the margin, hence "at"
+    given = heard[None], torch.tensor([6])
+    close = WIDE._replace(margin=5.0)
+    plain = search_words(*given, [vocabulary], model, close, 1)[0][0]
+    larger = vocabulary.extend({"tat": 20.0}, lexicon, model)
+    favoured = search_words(*given, [larger], model, close, 1)[0][0]
+    assert plain.text == "at"
+    assert favoured.text == "tat"
+
+
+def test_contexts_that_share_a_place_keep_their_own_nodes(model: WordNgramLM) -> None:
+    known = word_search._new_known()
+    words = range(1, len(WORDS) + 1)
+    contexts = [
+        append_word(append_word(first, second), third)
+        for first, second, third in product(range(400), words, words)
+    ]
+    assert len(contexts) > 3 * len(known.context)  # so that places are shared
+    wanted = np.empty(MAX_HISTORY, np.int32)
+    for context in [*contexts, *reversed(contexts)]:
+        history_nodes(model.tables, context, wanted)
+        assert word_search._nodes_of(model.tables, context, known).tolist() == wanted.tolist()
 
 
 @pytest.mark.parametrize("beam_size", [20, 3000, 100_000])
