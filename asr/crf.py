@@ -15,11 +15,13 @@ holds it, so that in trigrams it stands for the edge of a text.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from asr import denominator
 from asr.ctc import ctc_loss
 from asr.lengths import valid_mask
 
@@ -89,41 +91,71 @@ def _log_probability(tokens: Tensor, token_lengths: Tensor, trigram: Tensor) -> 
 class _LogSum(torch.autograd.Function):
     """log Z of each utterance, by the forward and backward recursions of a hidden Markov model.
 
-    A state is the last two labels (prev, cur) and whether the frame emits `cur` or the blank. All
-    states of a frame are one tensor (V of cur, B, 2, V of prev), so that a frame is one batched
-    product; sums are of probabilities, divided by their total in every frame.
+    A state is the last two labels (prev, cur) and whether the frame emits `cur` or the blank; sums
+    are of probabilities, divided by their total in every frame.
     """
 
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, lengths: Tensor, trigram: Tensor) -> Tensor:
-        batch, frames, labels = log_probs.shape
-        arcs = _arcs(trigram)
-        emission = log_probs.detach().exp().permute(1, 2, 0).contiguous()  # (S, V, B)
-        real = valid_mask(lengths, frames)  # (B, S)
-        state = emission.new_zeros(labels, batch, 2, labels)
-        state[0, :, 1, 0] = 1.0  # nothing said yet
-        states, log_total = [], emission.new_zeros(batch)
-        for frame, here in zip(emission, real.unbind(1), strict=True):
-            arriving = torch.bmm(state.flatten(2), arcs).permute(2, 1, 0)  # (V of cur, B, V)
-            said = (arriving + state[:, :, 0]) * frame[:, :, None]
-            quiet = (state[:, :, 0] + state[:, :, 1]) * frame[0][None, :, None]
-            new = torch.stack([said, quiet], 2)
-            scale = new.sum((0, 2, 3))
-            new /= scale[None, :, None, None]
-            log_total += scale.log() * here
-            state = torch.where(here[None, :, None, None], new, state)
-            states.append(state)
-        ends = trigram[:, :, 0].t()[:, None, None, :]  # (V of cur, 1, 1, V of prev)
-        at_end = (state * ends).sum((0, 2, 3))
-        log_total += at_end.log()
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(_occupation(states, emission, real, ends, arcs))
+        sums = _sums_of_cpu if log_probs.device.type == "cpu" else _sums_of_all
+        log_total, occupation = sums(log_probs, lengths, trigram, ctx.needs_input_grad[0])
+        ctx.save_for_backward(occupation)
         return log_total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (occupation,) = ctx.saved_tensors
         return occupation * gradients[0][:, None, None], None, None
+
+
+def _sums_of_cpu(
+    log_probs: Tensor, lengths: Tensor, trigram: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor]:
+    """Return log Z (B,) and, if wanted, the labels' probabilities (B, S, V), row by row."""
+    emission, table = log_probs.exp().numpy(), trigram.numpy()
+    occupation = torch.zeros_like(log_probs)
+    filled = occupation.numpy()
+
+    def sum_one(row: int, length: int) -> float:
+        return denominator.log_sum(
+            emission[row, :length], table, filled[row, : length if wanted else 0]
+        )
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        total = pool.map(sum_one, range(len(emission)), lengths.tolist())
+        return torch.tensor(list(total), dtype=torch.float32), occupation
+
+
+def _sums_of_all(
+    log_probs: Tensor, lengths: Tensor, trigram: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the same with all states of a frame in one tensor (V of cur, B, 2, V of prev).
+
+    So a frame is one batched product, which a GPU takes as quickly as a part of it.
+    """
+    batch, frames, labels = log_probs.shape
+    arcs = _arcs(trigram)
+    emission = log_probs.detach().exp().permute(1, 2, 0).contiguous()  # (S, V, B)
+    real = valid_mask(lengths, frames)  # (B, S)
+    state = emission.new_zeros(labels, batch, 2, labels)
+    state[0, :, 1, 0] = 1.0  # nothing said yet
+    states, log_total = [], emission.new_zeros(batch)
+    for frame, here in zip(emission, real.unbind(1), strict=True):
+        arriving = torch.bmm(state.flatten(2), arcs).permute(2, 1, 0)  # (V of cur, B, V)
+        said = (arriving + state[:, :, 0]) * frame[:, :, None]
+        quiet = (state[:, :, 0] + state[:, :, 1]) * frame[0][None, :, None]
+        new = torch.stack([said, quiet], 2)
+        scale = new.sum((0, 2, 3))
+        new /= scale[None, :, None, None]
+        log_total += scale.log() * here
+        state = torch.where(here[None, :, None, None], new, state)
+        states.append(state)
+    ends = trigram[:, :, 0].t()[:, None, None, :]  # (V of cur, 1, 1, V of prev)
+    at_end = (state * ends).sum((0, 2, 3))
+    log_total += at_end.log()
+    if not wanted:
+        return log_total, log_total
+    return log_total, _occupation(states, emission, real, ends, arcs)
 
 
 def _arcs(trigram: Tensor) -> Tensor:

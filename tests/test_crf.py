@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from asr import crf
 from asr.crf import crf_loss, label_trigram
 from asr.ctc import ctc_loss
 
@@ -56,7 +57,12 @@ def test_without_texts_every_label_is_as_likely() -> None:
     assert label_trigram([], LABELS).allclose(torch.tensor(1 / LABELS))
 
 
-def test_the_loss_is_that_of_all_paths_with_its_gradient() -> None:
+@pytest.mark.parametrize("way", ["utterance by utterance", "all at once"])
+def test_the_loss_is_that_of_all_paths_with_its_gradient(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "all at once":  # as on a GPU
+        monkeypatch.setattr(crf, "_sums_of_cpu", crf._sums_of_all)
     log_probs, lengths = utterances()
     tokens, token_lengths = torch.tensor([[1, 1, 2], [3, 2, 9], [2, 9, 9]]), torch.tensor([3, 2, 1])
     trigram = label_trigram(TEXTS, LABELS)
@@ -75,6 +81,28 @@ def test_the_loss_is_that_of_all_paths_with_its_gradient() -> None:
         torch.autograd.grad(sum(wanted), log_probs)[0],
         rtol=1e-4, atol=1e-5,
     )  # fmt: skip
+
+
+def test_what_is_given_up_weighs_next_to_nothing() -> None:
+    torch.manual_seed(1)
+    labels = 30
+    texts = [torch.randint(1, labels, (20,)).tolist() for _ in range(300)]
+    given = (torch.tensor([60, 41]), label_trigram(texts, labels), True)
+    for sure in (0.0, 2.0, 6.0):  # from a network that knows nothing to one that knows
+        log_probs = (sure * torch.randn(2, 60, labels)).log_softmax(2)
+        found, wanted = crf._sums_of_cpu(log_probs, *given), crf._sums_of_all(log_probs, *given)
+        torch.testing.assert_close(found[0], wanted[0], atol=0.03, rtol=0)
+        assert (found[1] - wanted[1]).abs().sum(2).max() < 0.03
+        assert (found[1] - wanted[1]).abs().sum(2).mean() < 0.003
+
+
+def test_without_a_gradient_only_the_sum_is_made() -> None:
+    log_probs, lengths = utterances()
+    trigram = label_trigram(TEXTS, LABELS)
+    given = (lengths, torch.tensor([[1, 2]] * 3), torch.tensor([2, 2, 2]), trigram)
+    with_gradient = crf_loss(log_probs, *given)
+    with torch.no_grad():
+        assert torch.equal(crf_loss(log_probs, *given), with_gradient)
 
 
 def test_padding_and_neighbours_do_not_count() -> None:

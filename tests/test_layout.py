@@ -16,7 +16,8 @@ ROWS = {
     -2: "headers media names raw g2p texts memory",  # formats and names of files
     -1: "sndfile lexicon config lengths",
     0: "tokenizer normalize transcript audio distributed plot corpus order "
-    "precision arguments score screen quantize prefix_tree language_model heard front_end",
+    "precision arguments score screen quantize prefix_tree language_model heard front_end "
+    "denominator",
     1: "manifest optimize features augment breakdown model search archive batch vad ctc hotwords "
     "subtitles inputs imagine recurrent_lm",
     2: "crf lm index pool segment align report outputs stepper",
