@@ -47,10 +47,10 @@ class FrontEnd(nn.Module):
             x = conv(x).relu()
             lengths = self.output_lengths_of_one(lengths)
             # Zero again behind each end: the next convolution must see padding, not its bias.
-            real = valid_mask(lengths, x.shape[2])[:, None, :, None]
-            x = x * real
+            padding = ~valid_mask(lengths, x.shape[2])[:, None, :, None]
+            x = x.masked_fill(padding, 0.0)
             for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, real)
+                x = block(x, padding)
         x = x.transpose(1, 2).flatten(2)  # (B, S, channels·bands)
         return self.norm(x), lengths
 
@@ -70,7 +70,8 @@ class ResidualConv(nn.Module):
         assert self.narrow.bias is not None
         nn.init.zeros_(self.narrow.bias)
 
-    def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """Turn x (B, C, T, F) into the same shape; real (B, 1, T, 1) is False on padding."""
-        added: Tensor = self.narrow(self.widen(x).relu() * real)
-        return x + added * real
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        """Turn x (B, C, T, F) into the same shape; padding (B, 1, T, 1) stays zero."""
+        wide = self.widen(x).relu().masked_fill(padding, 0.0)
+        added: Tensor = self.narrow(wide)
+        return x + added.masked_fill(padding, 0.0)

@@ -181,22 +181,23 @@ class CharNgramLM:
     def save(self, path: str | Path) -> None:
         """Write the model as one safetensors file: a tree of n-grams, three bytes each.
 
-        Every context of n characters must itself be a stored n-gram.
+        Every context of n characters must itself be a stored n-gram; the longest n-grams are no
+        contexts, and take two bytes.
         """
         tensors: dict[str, Tensor] = {}
         tables = self.tables
         for length, table in enumerate(tables):
             row, letters = self._bits(table.followers).nonzero(as_tuple=True)
             ngrams = (table.codes[row] << BITS) | (letters + 1)
-            children = torch.zeros(len(ngrams), dtype=torch.uint8)
             if length < self.max_context:
+                children = torch.zeros(len(ngrams), dtype=torch.uint8)
                 longer = tables[length + 1]
                 place = torch.searchsorted(ngrams, longer.codes).clamp(max=len(ngrams) - 1)
                 assert torch.equal(ngrams[place], longer.codes), "a context is not an n-gram"
                 children[place] = self._bits(longer.followers).sum(dim=1).to(torch.uint8)
+                tensors[f"{length}.children"] = children
             tensors[f"{length}.letters"] = letters.to(torch.uint8)
             tensors[f"{length}.log_probs"] = table.log_probs
-            tensors[f"{length}.children"] = children
             tensors[f"{length}.backoff"] = table.backoff
         temporary = Path(f"{path}.tmp")
         save_file(tensors, temporary, {"alphabet": json.dumps(self.alphabet)})
@@ -210,15 +211,17 @@ class CharNgramLM:
         Raises:
             LanguageModelError: The file is missing, damaged or no language model's.
         """
-        names = ("letters", "log_probs", "children", "backoff")
+        names = ("letters", "log_probs", "backoff")
         try:
             with safe_open(path, "pt") as file:
-                alphabet = json.loads(file.metadata()["alphabet"])
-                count = len(set(file.keys())) // len(names)
+                alphabet, stored = json.loads(file.metadata()["alphabet"]), set(file.keys())
+                count = sum(name.endswith(".letters") for name in stored)
                 levels = [[file.get_tensor(f"{n}.{name}") for name in names] for n in range(count)]
+                contexts = [file.get_tensor(f"{n}.children") for n in range(count - 1)]
+            contexts.append(torch.zeros(len(levels[-1][0]), dtype=torch.uint8))
             tables: list[Contexts] = []
             codes, sizes = torch.zeros(1, dtype=torch.int64), torch.tensor([len(levels[0][0])])
-            for letters, log_probs, children, backoff in levels:
+            for (letters, log_probs, backoff), children in zip(levels, contexts, strict=True):
                 row = torch.repeat_interleave(sizes)  # the context of each n-gram
                 followers = torch.zeros(len(codes), dtype=torch.int64)
                 followers.scatter_add_(0, row, 1 << letters.long())
