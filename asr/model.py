@@ -388,7 +388,11 @@ class SpeechModel(nn.Module):
     def encode(self, features: Tensor, lengths: Tensor, for_decoder: bool = True) -> EncoderOutput:
         """Encode features (B, T, F) of lengths (B,) ≥ 1 frames, for CTC alone or both."""
         encoded: EncoderOutput = self.encoder(features, lengths)
-        if self.phone_reader is None or not for_decoder:
+        return self.with_phones_read(encoded) if for_decoder else encoded
+
+    def with_phones_read(self, encoded: EncoderOutput) -> EncoderOutput:
+        """Add what the decoder sees of the phones, for a network with a reader of them."""
+        if self.phone_reader is None:
             return encoded
         # Detached: the decoder's loss does not reach the phones.
         heard = self.phone_log_probs(encoded)[0].detach().exp()

@@ -127,6 +127,11 @@ def load_batches(
     return dataset, batches
 
 
+def texts_of(dataset: SpeechDataset) -> list[str]:
+    """Return what is said in a data set."""
+    return [utterance.text for utterance in dataset.utterances]
+
+
 def measure(variants: Sequence[Variant], manifest: str, rounds: int) -> list[Timing]:
     """Time the variants in turns; those of the same network share it."""
     contestants: dict[Any, Contestant] = {}
@@ -139,7 +144,9 @@ def measure(variants: Sequence[Variant], manifest: str, rounds: int) -> list[Tim
         for variant, parts in zip(variants, seconds, strict=True):
             ways = (variant.device, variant.packed, variant.looped, variant.compiled)
             key = (variant.config.model, *ways)
-            contestant = contestants.get(key) or contestants.setdefault(key, Contestant(variant))
+            if key not in contestants:
+                contestants[key] = Contestant(variant, texts_of(dataset))
+            contestant = contestants[key]
             contestant.config = variant.config
             torch.set_num_threads(variant.threads)
             parts.append(contestant.step(dataset, indices, number))
@@ -151,7 +158,7 @@ def peak_memory(variant: Variant, manifest: str) -> float:
     """Return the highest memory in MiB of this process after steps on the longest utterances."""
     torch.set_num_threads(variant.threads)
     dataset, batches = load_batches(variant.config, manifest, 1)
-    contestant = Contestant(variant)
+    contestant = Contestant(variant, texts_of(dataset))
     for number in range(2):
         contestant.step(dataset, batches[0], number)
     if variant.device == "cuda":

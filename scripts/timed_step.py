@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,13 +22,15 @@ from asr.augment import perturb_waveform, spec_augment
 from asr.batch import Batch
 from asr.checkpoint import build_model
 from asr.config import Config
+from asr.crf import label_trigram
 from asr.ctc import ctc_feasible, ctc_loss, forced_align
 from asr.dataset import SpeechDataset
+from asr.lexicon import Lexicon
 from asr.loss import JointLoss, UpdateSize
 from asr.model import RECURRENT_CELLS, Decoder, EncoderOutput, RecurrentLayer
 from asr.optimize import make_optimizer, step_if_finite, update_average
 
-PARTS = ("data", "features", "encoder", "ctc", "alignment", "decoder", "optimizer")
+PARTS = ("data", "features", "encoder", "ctc", "phones", "alignment", "decoder", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -126,20 +128,28 @@ class Contestant:
 
     Args:
         variant: What to build.
+        texts: Of the training, for the trigram that phones are trained against.
     """
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: Variant, texts: Iterable[str] = ()) -> None:
         torch.manual_seed(1)
-        self.config = variant.config
+        self.config = config = variant.config
         self.processor_time = variant.processor_time
         self.device = torch.device(variant.device)
-        model, self.features, _ = build_model(variant.config)
+        self.lexicon = Lexicon.open(config.data.lexicon) if config.data.lexicon else None
+        trigram = None
+        if self.lexicon:
+            labels = self.lexicon.num_labels
+            config = replace(config, model=replace(config.model, phone_labels=labels))
+            if config.train.phone_loss == "crf":
+                trigram = label_trigram(map(self.lexicon.encode, texts), labels).to(self.device)
+        model, self.features, self.tokenizer = build_model(config)
         if variant.packed:
             cell = variant.config.model.encoder_cell
             model.encoder.layers = nn.ModuleList(PackedLayer(x, cell) for x in model.encoder.layers)
         self.model = model.to(self.device)
         self.features = self.features.to(self.device)
-        self.loss = JointLoss(self.model, variant.config.train)
+        self.loss = JointLoss(self.model, config.train, trigram)
         self.encode: Callable[..., EncoderOutput] = self.model.encoder
         self.decode: Callable[..., tuple[Tensor, Tensor]] = self.model.decoder
         if variant.looped:
@@ -153,6 +163,13 @@ class Contestant:
         )
         self.steps = 0
         self.optimizer = make_optimizer(self.model, variant.config.train)
+
+    def load(self, dataset: SpeechDataset, indices: Sequence[int]) -> Batch:
+        """Return utterances as a batch on the device."""
+        batch = dataset[indices]
+        if self.lexicon:
+            batch = batch.with_phones(self.lexicon, self.tokenizer)
+        return batch.to(self.device)
 
     def prepare(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
         """Return augmented features (B, T, F) and their lengths."""
@@ -187,13 +204,23 @@ class Contestant:
             ctc = train.ctc_weight * ctc / size.characters
         ctc.backward()
         clock.mark("ctc")
+        phone = torch.zeros_like(ctc)
+        if batch.phones is not None and batch.phone_lengths is not None:
+            with bf16:
+                phone_log_probs, _ = self.model.phone_log_probs(cut)
+                spoken = (batch.phones, batch.phone_lengths)
+                phone = loss.phone_loss(phone_log_probs, label_lengths, *spoken).sum()
+                phone = train.phone_weight * phone / size.characters
+            phone.backward()
+        clock.mark("phones")
         guided = train.guided_attention_weight > 0 and self.config.model.attention != "none"
         if guided:
             frames = forced_align(log_probs.detach(), label_lengths, tokens, batch.token_lengths)
             feasible = ctc_feasible(tokens, batch.token_lengths, label_lengths)
         clock.mark("alignment")
         with bf16:
-            logits, weights = self.decode(loss.with_start(tokens), cut)
+            heard = loss.for_decoder(self.model.with_phones_read(cut))
+            logits, weights = self.decode(loss.with_start(tokens), heard)
             entropy = loss.cross_entropy(logits, tokens, batch.token_lengths, batch.counts)
             total = (1 - train.ctc_weight) * entropy / size.ends
             if guided:
@@ -205,13 +232,13 @@ class Contestant:
         used = [(tensor, leaf.grad) for tensor, leaf in pairs if leaf.grad is not None]
         torch.autograd.backward([t for t, _ in used], [grad for _, grad in used])
         clock.mark("encoder")
-        return (ctc + total).detach()
+        return (ctc + phone + total).detach()
 
     def step(self, dataset: SpeechDataset, indices: Sequence[int], seed: int) -> dict[str, float]:
         """Make one update; return the seconds of its parts."""
         clock = Clock(self.device.type, self.processor_time)
         clock.mark("data")
-        batch = dataset[indices].to(self.device)
+        batch = self.load(dataset, indices)
         clock.mark("data")
         features, lengths = self.prepare(batch, seed)
         clock.mark("features")

@@ -41,7 +41,7 @@ def gradients(
     config: Config, dataset: SpeechDataset, staged: bool, **way: bool
 ) -> tuple[float, dict[str, torch.Tensor]]:
     contestant = timed_step.Contestant(timed_step.Variant("", config, "cpu", 1, **way))
-    batch = dataset[[0, 5, 9]]
+    batch = contestant.load(dataset, [0, 5, 9])
     features, lengths = contestant.prepare(batch, 7)
     if staged:
         clock = timed_step.Clock("cpu")
@@ -49,7 +49,7 @@ def gradients(
     else:
         losses = contestant.loss(
             features, lengths, batch.tokens, batch.token_lengths, True,
-            batch.counts, timed_step.size_of(batch),
+            batch.counts, timed_step.size_of(batch), batch.phones, batch.phone_lengths,
         )  # fmt: skip
         losses.total.backward()
         total = losses.total.detach()
@@ -66,6 +66,23 @@ def test_a_step_in_parts_has_the_gradients_of_the_whole(
     wanted_total, wanted = gradients(config, dataset, staged=False)
     assert total == pytest.approx(wanted_total, abs=1e-5)
     assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_phones_and_their_reader_are_part_of_a_step(
+    config: Config, dataset: SpeechDataset, tmp_path: Path
+) -> None:
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("a one\nb two\nc three\nd four\n", encoding="utf-8")
+    model = replace(config.model, phone_reader_width=8)
+    train = replace(config.train, phones_alone=0.0)
+    config = replace(config, model=model, train=train)
+    config = replace(config, data=replace(config.data, lexicon=str(lexicon)))
+    total, found = gradients(config, dataset, staged=True)
+    wanted_total, wanted = gradients(config, dataset, staged=False)
+    assert total == pytest.approx(wanted_total, abs=1e-5)
+    assert found.keys() == wanted.keys() and found["phone_head.weight"].any()
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
 
