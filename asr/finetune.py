@@ -43,6 +43,12 @@ def network_differences(config: Config, other: Config, *may_differ: str) -> list
     return found
 
 
+def has_blocks_of(config: Config, other: Config) -> bool:
+    """Tell whether a network has all residual blocks of another, and perhaps more."""
+    blocks = zip_longest(config.model.conv_blocks, other.model.conv_blocks, fillvalue=0)
+    return all(ours >= theirs for ours, theirs in blocks)
+
+
 def check_start(start: ModelBundle | None, config: Config) -> None:
     """Hold that a run's network can begin with the weights of the model that it names.
 
@@ -58,8 +64,7 @@ def check_start(start: ModelBundle | None, config: Config) -> None:
             raise ValueError("train.init_only: found names without train.init_from, wanted both")
         return
     may_differ = ["phone_labels", "phone_reader_width"]
-    blocks = zip_longest(config.model.conv_blocks, start.config.model.conv_blocks, fillvalue=0)
-    if all(ours >= theirs for ours, theirs in blocks):
+    if has_blocks_of(config, start.config):
         may_differ.append("conv_blocks")
     if config.train.init_only:
         may_differ = [field.name for field in dataclasses.fields(config.model)]

@@ -13,7 +13,8 @@ writes elsewhere, to look at a model before it is shipped.
 
 Each `--average MODEL` joins the mean of several runs' weights. They must have begun from the same
 ones, with other chance or settings: then the mean is often better than each (Wortsman et al.,
-"Model soups", 2022).
+"Model soups", 2022). They may also be those that the run began from, which may lack its last
+residual blocks (`model.conv_blocks`): these added nothing then.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from asr.checkpoint import (
     save_model,
 )
 from asr.config import load_config
-from asr.finetune import network_differences
+from asr.finetune import has_blocks_of, network_differences
 from asr.lexicon import Lexicon
 from asr.lm import CharNgramLM
 from asr.recurrent_lm import RecurrentWordLM
@@ -53,8 +54,10 @@ def average(bundle: ModelBundle, others: Sequence[ModelBundle]) -> None:
     Raises:
         ValueError: One is another network, or has another alphabet.
     """
+    states = [bundle.model.state_dict()]
     for other in others:
-        found = network_differences(bundle.config, other.config)
+        fewer = ["conv_blocks"] if has_blocks_of(bundle.config, other.config) else []
+        found = network_differences(bundle.config, other.config, *fewer)
         if other.tokenizer.alphabet != bundle.tokenizer.alphabet:
             found.append(f"data.alphabet={other.tokenizer.alphabet!r}")
         if found:
@@ -62,7 +65,11 @@ def average(bundle: ModelBundle, others: Sequence[ModelBundle]) -> None:
                 f"--average: {other.directory} is another network than {bundle.directory}: "
                 f"found {' '.join(found)}"
             )
-    states = [item.model.state_dict() for item in (bundle, *others)]
+        state = other.model.state_dict()
+        for name in states[0].keys() - state.keys():  # of a block, which ends in `narrow`
+            weights = states[0][name]
+            state[name] = torch.zeros_like(weights) if ".narrow." in name else weights
+        states.append(state)
     for name, weights in states[0].items():
         weights.copy_(torch.stack([state[name] for state in states]).mean(0))
 

@@ -143,3 +143,23 @@ def test_the_mean_of_several_models(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "found model.encoder_layers=2" in error
     assert (output / "model.safetensors").read_bytes() == before
+
+
+def test_the_mean_with_a_start_that_lacks_blocks(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_model(trained).config
+    config = replace(config, model=replace(config.model, conv_blocks=(0, 1)))
+    model, *rest = build_model(config)
+    block = model.encoder.front_end.blocks[1][0]
+    torch.nn.init.normal_(block.narrow.weight)
+    save_model(tmp_path / "more", model, *rest, config)
+    output = tmp_path / "shipped"
+    ending = ["--storage", "fp16", "--output-dir", str(output)]
+    assert script.main([str(tmp_path / "more"), f"--average={trained}", *ending]) == 0
+    found = load_model(output).model.encoder.front_end.blocks[1][0]
+    torch.testing.assert_close(found.widen.weight, block.widen.weight, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.narrow.weight, block.narrow.weight / 2, atol=1e-3, rtol=1e-3)
+    capsys.readouterr()
+    assert script.main([str(trained), f"--average={tmp_path / 'more'}", *ending]) == 2
+    assert "found model.conv_blocks=" in capsys.readouterr().err
