@@ -261,7 +261,7 @@ def start(
                 f"{options.init_from}: found {len(model.words)} other words, wanted the "
                 f"{len(words)} most frequent ones of {options.word_lm}"
             )
-        return widen(model, options.cells).train()
+        return widen(model, options.width, options.cells).train()
     torch.manual_seed(1)
     model = RecurrentWordLM(words, options.width, options.cells)
     with torch.no_grad():
@@ -269,30 +269,32 @@ def start(
     return model
 
 
-def widen(model: RecurrentWordLM, cells: int) -> RecurrentWordLM:
-    """Return a model with as many cells, if it has fewer, that says the same.
+def widen(model: RecurrentWordLM, width: int, cells: int) -> RecurrentWordLM:
+    """Return a model with as long vectors and as many cells, if it has fewer, that says the same.
 
-    What the new cells say counts nothing at first, but is learned from (Chen, Goodfellow and
-    Shlens, "Net2Net: accelerating learning via knowledge transfer", 2016).
+    What is new counts nothing at first, but is learned from (Chen, Goodfellow and Shlens, "Net2Net:
+    accelerating learning via knowledge transfer", 2016).
     """
-    before = model.rnn.hidden_size
-    if cells <= before:
+    width, cells = max(width, model.embedding.embedding_dim), max(cells, model.rnn.hidden_size)
+    if (width, cells) == (model.embedding.embedding_dim, model.rnn.hidden_size):
         return model
     torch.manual_seed(1)
-    wide = RecurrentWordLM(model.words, model.embedding.embedding_dim, cells)
-    state, small = wide.state_dict(), model.state_dict()
-    for name, weights in state.items():
+    wide = RecurrentWordLM(model.words, width, cells)
+    small = model.state_dict()
+    for name, weights in wide.state_dict().items():
         old = small[name]
         if name.startswith("rnn."):  # four gates, one above the other
             weights, old = (t.unflatten(0, (4, -1)) for t in (weights, old))
-            if "weight_hh" in name:
-                weights[:, :before, before:] = 0.0
-            weights[:, :before][..., : old.shape[-1]] = old
-        elif name == "projection.weight":
-            weights[:, before:] = 0.0
-            weights[:, :before] = old
-        else:
-            weights.copy_(old)
+            rows = slice(old.shape[1])
+            if weights.dim() == 3:  # new cells and numbers are not heard by those of before
+                weights[:, rows, old.shape[2] :] = 0.0
+                weights[:, rows, : old.shape[2]] = old
+            else:
+                weights[:, rows] = old
+            continue
+        if name.startswith("projection."):  # new numbers of words are not held against anything
+            weights.zero_()
+        weights[tuple(map(slice, old.shape))] = old
     return wide
 
 
@@ -311,7 +313,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument(
-        "--init-from", type=Path, metavar="FILE", help="model to go on from; it may get more cells"
+        "--init-from", type=Path, metavar="FILE", help="model to go on from; it may grow"
     )
     parser.add_argument(
         "--learning-rate",

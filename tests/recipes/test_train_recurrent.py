@@ -116,16 +116,20 @@ def test_it_goes_on_from_a_model_that_may_grow(
     assert error.count("\n") == 1 and "first.safetensors: found 5 other words, wanted" in error
 
 
-def test_a_wider_model_says_the_same_and_learns_with_all_cells() -> None:
+def test_a_wider_model_says_the_same_and_learns_with_all_of_it() -> None:
     torch.manual_seed(0)
     small = RecurrentWordLM(tuple(map(str, range(9))), 4, 6)
-    wide = widen(small, 10)
     text = torch.tensor([[0, 5, 7, 2, 2]])
-    torch.testing.assert_close(wide.logits(wide(text)[0]), small.logits(small(text)[0]))
-    wide(text).square().sum().backward()
-    assert wide.projection.weight.grad[:, 6:].abs().min() > 0
-    assert wide.rnn.weight_hh_l0.grad.view(4, 10, 10)[:, :6, 6:].abs().max() > 0
-    assert widen(small, 5) is small
+    for width, cells in ((4, 10), (7, 6), (7, 10)):
+        wide = widen(small, width, cells)
+        assert (wide.embedding.embedding_dim, wide.rnn.hidden_size) == (width, cells)
+        torch.testing.assert_close(wide.logits(wide(text)[0]), small.logits(small(text)[0]))
+        wide.logits(wide(text)[0]).square().sum().backward()
+        learning = [wide.projection.weight.grad[:4, 6:], wide.projection.weight.grad[4:]]
+        gates = wide.rnn.weight_ih_l0.grad.view(4, cells, width)
+        learning += [gates[:, :6, 4:], wide.rnn.weight_hh_l0.grad.view(4, cells, cells)[:, :6, 6:]]
+        assert all(gradient.abs().max() > 0 for gradient in learning if gradient.numel())
+    assert widen(small, 3, 5) is small
 
 
 def test_files_that_cannot_be_read_are_one_line(
