@@ -17,9 +17,9 @@ The table has a row for each way of training the same network on the same batche
 A step is everything from reading audio to the running average of weights. Rates are hours of audio
 an hour; they and the shares of the parts are medians of rounds in which the rows take turns, after
 one that only warms up. Peak memory is that of a process of its own that does nothing else, on the
-longest utterances (on a GPU: what PyTorch allocated there). `--sweep` times cells, widths, frame
-rates, precisions and threads instead, to choose a setting by. `bench_processes.py` times several
-processes together.
+longest utterances (on a GPU: what PyTorch allocated there). What this computer lacks, a GPU or
+bfloat16 in hardware, is "not run". `--sweep` times cells, widths, frame rates, precisions and
+threads instead, to choose a setting by. `bench_processes.py` times several processes together.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from asr.config import Config, load_config
 from asr.dataset import SpeechDataset, load_utterances
 from asr.manifest import Utterance, write_manifest
 from asr.model import RECURRENT_CELLS
+from asr.precision import has_bfloat16
 from asr.report import describe_machine
 
 CHARS_PER_SECOND = 14  # of read books, for synthetic text
@@ -271,14 +272,14 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
             manifest = write_synthetic(Path(folder), config, options.synthetic, seconds)
         for device in ("cpu", "cuda") if options.device == "both" else (options.device,):
             variants = variants_of(config, options, device)
-            present = device == "cpu" or torch.cuda.is_available()
-            timings: Sequence[Timing | None] = [None] * len(variants)
-            if present:
-                timings = measure(variants, manifest, options.rounds)
-            for variant, timing in zip(variants, timings, strict=True):
+            able = [variant for variant in variants if can_run(variant)]
+            measured = measure(able, manifest, options.rounds) if able else []
+            timings = dict(zip(able, measured, strict=True))
+            for variant in variants:
+                timing = timings.get(variant)
                 row = {"name": variant.name, "device": device, "threads": variant.threads}
                 row |= {"rate": timing and timing.rate, "shares": timing and timing.shares}
-                wanted = present and not options.sweep and not options.no_memory
+                wanted = timing and not options.sweep and not options.no_memory
                 rows.append(row | {"peak_mib": memory_of(variant, manifest) if wanted else None})
     parameters = sum(p.numel() for p in build_model(config)[0].parameters())
     return {
@@ -286,6 +287,14 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "parameters": parameters, "data": "noise" if options.synthetic else options.manifest,
         "load_before": round(load, 2), **describe_machine(), "rows": rows,
     }  # fmt: skip
+
+
+def can_run(variant: Variant) -> bool:
+    """Tell whether this computer has the device, and its precision in hardware."""
+    if variant.device == "cuda" and not torch.cuda.is_available():
+        return False
+    single = variant.config.train.precision == "fp32"
+    return single or has_bfloat16(torch.device(variant.device))
 
 
 def can_compile(device: str) -> bool:
