@@ -91,10 +91,11 @@ class WordDecoder:
             *network.phone_log_probs(encoded), vocabularies, self.model, weights,
             wanted, torch.get_num_threads(),
         )  # fmt: skip
+        gains = self._gains(found, search)
         ranked = []
         for index, texts in enumerate(found):
             utterance, frames = pick_utterance(encoded, index), log_probs[index, : lengths[index]]
-            ranked.append(self._weigh(network, utterance, frames, texts, search))
+            ranked.append(self._weigh(network, utterance, frames, texts, gains[index], search))
         return ranked
 
     def _unknown(
@@ -134,19 +135,34 @@ class WordDecoder:
     def _mixed(self) -> MixedWordLM | None:
         return None if self.recurrent is None else MixedWordLM(self.model, self.recurrent)
 
+    def _gains(
+        self, found: Sequence[Sequence[WordHypothesis]], search: SearchConfig
+    ) -> list[list[float]]:
+        """Return what the recurrent model adds to those texts that are weighed again.
+
+        It is asked about all utterances at once: a step costs the time of reading its weights, to
+        which more texts add little.
+        """
+        said = []
+        for texts in found:  # best first
+            least = texts[0].score - _HOPELESS
+            said.append([text.text for text in texts[: search.rescore] if text.score > least])
+        asked = [text for texts in said if len(texts) > 1 for text in texts]
+        if not asked or self._mixed is None or not search.recurrent_share:
+            return [[0.0] * len(texts) for texts in said]
+        gains = iter(self._mixed.gains(asked, search.recurrent_share))
+        return [
+            [search.lm_weight * next(gains) if len(texts) > 1 else 0.0 for _ in texts]
+            for texts in said
+        ]
+
     def _weigh(
         self, network: SpeechModel, encoded: EncoderOutput, log_probs: Tensor,
-        texts: list[WordHypothesis], search: SearchConfig,
+        texts: list[WordHypothesis], gains: list[float], search: SearchConfig,
     ) -> list[Hypothesis]:  # fmt: skip
         """Add to the score of the first texts what the others say; log_probs (T, V)."""
         rows = [tuple(self.tokenizer.encode(text.text)) for text in texts]
-        near = [text.score > texts[0].score - _HOPELESS for text in texts[: search.rescore]]
-        count = sum(near)  # texts come best first
-        added = torch.zeros(count)
-        if count > 1 and self._mixed is not None and search.recurrent_share:
-            said = [text.text for text in texts[:count]]
-            gains = self._mixed.gains(said, search.recurrent_share)
-            added = added + search.lm_weight * torch.tensor(gains)
+        count, added = len(gains), torch.tensor(gains)
         if count > 1 and search.rescore_weight:
             second = score_by_attention(network.decoder, encoded, rows[:count])
             if search.ctc_weight:

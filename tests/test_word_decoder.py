@@ -81,7 +81,7 @@ def test_texts_far_behind_are_not_weighed_again(
     some = {h.tokens: h.score for h in decoder(model, encoded, replace(SEARCH, nbest=6))[0]}
     near, far = before[:3], before[3:]
     assert far
-    assert [some[h.tokens] for h in near] == [every[h.tokens] for h in near]
+    assert [some[h.tokens] for h in near] == pytest.approx([every[h.tokens] for h in near])
     worst = min(every[h.tokens] - h.score for h in near)
     assert [some[h.tokens] for h in far] == pytest.approx([h.score + worst for h in far])
 
@@ -103,6 +103,8 @@ def test_the_list_is_weighed_by_a_recurrent_model(
         assert [h.score for h in after] == pytest.approx([wanted[h.tokens] for h in after])
     unheard = replace(alone, recurrent_share=0.0)
     assert with_recurrent(model, encoded, unheard) == before
+    best = replace(alone, rescore=1)  # nothing to choose from
+    assert with_recurrent(model, encoded, best) == decoder(model, encoded, best)
 
 
 @torch.no_grad()
