@@ -7,8 +7,6 @@ table; from it, texts are put together that differ anywhere.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
@@ -17,8 +15,10 @@ import numpy as np
 from numba import njit
 
 from asr.prefix_tree import Array
+from asr.vocabulary import EntryTables, Vocabulary
 
 _JOINED_BITS = 17  # of the table
+_ANY_FRAME = 1 << 40  # later than all
 _MOST_TRIES = 20  # for each text of a list: different ways lead to the same one
 _PRIME = np.uint64(0x100000001B3)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of hashes (Knuth, 6.4): 2^64 over the golden ratio
@@ -84,7 +84,7 @@ def join(joined: Joined, kept: int, dropped: int, behind: float, frame: int) -> 
 
 def best_texts(
     scores: Array, histories: Array, parents: Array, last: Array, joined: Joined,
-    texts: Sequence[str], nbest: int,
+    vocabulary: Vocabulary, unknown: int, nbest: int,
 ) -> list[WordHypothesis]:  # fmt: skip
     """Return the best texts, best first and each once, from what a search found.
 
@@ -97,39 +97,89 @@ def best_texts(
         parents: The sequence before each, 0 for none.
         last: The last entry of each.
         joined: Sequences that were dropped.
-        texts: Of the entries.
+        vocabulary: Whose entries these are.
+        unknown: The language model's id of every word that it does not know.
         nbest: How many at most.
     """
-    used = np.flatnonzero(joined.kept >= 0)
-    used = used[joined.kept[used].argsort(kind="stable")]
-    kept, dropped = joined.kept[used], joined.dropped[used].tolist()
-    behind, frames = joined.behind[used].tolist(), joined.frame[used].tolist()
-    # What is left to try: minus the score, a number that decides between equals, a sequence of
-    # words, the frame before which it may be exchanged, and the entries behind it as
-    # (entry, (entry, …)).
-    todo: list[tuple[float, int, int, float, Any]] = [
-        (-float(score), number, int(history), math.inf, ())
-        for number, (score, history) in enumerate(zip(scores, histories, strict=True))
-    ]
-    heapify(todo)
-    number = len(todo)
+    said, ends, costs = _best_sequences(
+        scores, histories, parents, last, joined, vocabulary.entries, unknown, nbest
+    )
     found: dict[str, float] = {}
-    for _ in range(nbest * _MOST_TRIES):
-        if not todo or len(found) == nbest:
-            break
-        cost, _, history, until, following = heappop(todo)
-        said = following
-        while history:
-            for place in range(*np.searchsorted(kept, (history, history + 1)).tolist()):
-                if frames[place] < until:
-                    number += 1
-                    more = cost + behind[place]
-                    heappush(todo, (more, number, dropped[place], frames[place], said))
-            said = (int(last[history]), said)
-            history = int(parents[history])
-        words = []
-        while said:
-            words.append(texts[said[0]])
-            said = said[1]
-        found.setdefault(" ".join(words), -cost)
+    for entries, cost in zip(np.split(said, ends), costs.tolist(), strict=False):
+        text = " ".join([vocabulary.texts[entry] for entry in entries.tolist()])
+        found.setdefault(text, -cost)
     return [WordHypothesis(*pair) for pair in (found or {"": 0.0}).items()]
+
+
+@njit(cache=True, nogil=True)
+def _best_sequences(
+    scores: Array, histories: Array, parents: Array, last: Array, joined: Joined,
+    entries: EntryTables, unknown: int, nbest: int,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Return entries one text after the other, where each text ends, and minus their scores.
+
+    Arguments are those of `best_texts`; only an unknown word that is there as two entries may be
+    in texts that are alike.
+    """
+    used = np.flatnonzero(joined.kept >= 0)
+    used = used[np.argsort(joined.kept[used], kind="mergesort")]
+    kept = joined.kept[used]
+    # What is left to try: minus the score, and a number that also decides between equals. Under
+    # that number: a sequence of words, the frame before which it may be exchanged, and the first
+    # of the links that hold the entries behind it; link 0 is none.
+    todo = [(-np.float64(score), number) for number, score in enumerate(scores)]
+    heapify(todo)
+    sequence = [np.int64(history) for history in histories]
+    until = [np.int64(_ANY_FRAME)] * len(todo)
+    following = [0] * len(todo)
+    linked, link = [np.int32(0)], [0]
+    said = [np.int32(0) for _ in range(0)]  # empty, but Numba knows of what
+    ends, costs = np.empty(nbest, np.int64), np.empty(nbest)
+    hashes = np.empty(nbest, np.uint64)
+    count = 0
+    for _ in range(nbest * _MOST_TRIES):
+        if len(todo) == 0 or count == nbest:
+            break
+        cost, number = heappop(todo)
+        history, before, first = sequence[number], until[number], following[number]
+        while history:
+            place = np.searchsorted(kept, history)
+            while place < len(kept) and kept[place] == history:
+                pair = used[place]
+                if joined.frame[pair] < before:
+                    heappush(todo, (cost + joined.behind[pair], len(sequence)))
+                    sequence.append(np.int64(joined.dropped[pair]))
+                    until.append(np.int64(joined.frame[pair]))
+                    following.append(first)
+                place += 1
+            linked.append(last[history])
+            link.append(first)
+            first = len(link) - 1
+            history = np.int64(parents[history])
+        hashed = _hash_words(linked, link, first, entries, unknown)
+        if (hashes[:count] == hashed).any():
+            continue
+        while first:
+            said.append(linked[first])
+            first = link[first]
+        hashes[count], ends[count], costs[count] = hashed, len(said), cost
+        count += 1
+    return np.array(said), ends[:count], costs[:count]
+
+
+@njit(cache=True, nogil=True)
+def _hash_words(
+    linked: list[Any], link: list[int], first: int, entries: EntryTables, unknown: int
+) -> Any:
+    """Return a hash of the words of linked entries: a phrase is as its words one by one."""
+    hashed = np.uint64(0)
+    while first:
+        entry = linked[first]
+        for place in range(entries.first_word[entry], entries.first_word[entry + 1]):
+            word = entries.word[place]
+            if word == unknown:
+                word = -1 - entry
+            hashed = (hashed ^ np.uint64(word)) * _MULTIPLIER
+            hashed ^= hashed >> np.uint64(29)
+        first = link[first]
+    return hashed

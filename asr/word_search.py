@@ -368,10 +368,11 @@ def prepare_search(vocabulary: Vocabulary, model: WordNgramLM) -> None:
 
     Others that want to search meanwhile wait, as Numba does one thing at a time.
     """
-    _search(
+    found = _search(
         np.zeros((0, 1)), vocabulary.forest.tables, vocabulary.roots, vocabulary.entries,
         model.tables, model.start_history, model.end_id, Weights(1.0, 0.0, 0.0, 1, 1.0, 0.0),
     )  # fmt: skip
+    best_texts(*found, vocabulary, model.unknown_id, 1)
 
 
 def search_words(
@@ -403,7 +404,7 @@ def search_words(
             row, vocabulary.forest.tables, vocabulary.roots, vocabulary.entries, model.tables,
             model.start_history, model.end_id, weights,
         )  # fmt: skip
-        return best_texts(*found, vocabulary.texts, nbest)
+        return best_texts(*found, vocabulary, model.unknown_id, nbest)
 
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(search, rows, vocabularies))

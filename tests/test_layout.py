@@ -19,10 +19,10 @@ ROWS = {
     "precision arguments score screen quantize prefix_tree language_model heard front_end "
     "denominator",
     1: "manifest optimize features augment breakdown model search archive batch vad ctc hotwords "
-    "subtitles inputs imagine recurrent_lm",
-    2: "crf lm index pool segment align report outputs stepper",
-    3: "confidence dataset loss monitor shards picture word_lm",
-    4: "vocabulary hotword_bonuses rescore word_lists",
+    "subtitles inputs imagine recurrent_lm word_lm",
+    2: "vocabulary crf lm index pool segment align report outputs stepper",
+    3: "confidence dataset loss monitor shards picture",
+    4: "hotword_bonuses rescore word_lists",
     5: "word_search",
     6: "word_decoder word_parts",
     7: "decode",
