@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from itertools import chain
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ SPECIAL = 2  # ids below those of words
 HISTORY_WORDS = 16
 _FORMAT = "recurrent words 2"  # the first needed a softmax
 _WORDS = "words"
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of hashes
 _CELL = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
@@ -78,33 +80,32 @@ class RecurrentWordLM(nn.Module):
         the texts speaks for all (Liu et al., "Efficient lattice rescoring using recurrent neural
         network language models", 2014).
         """
-        rows = [[END, *self.encode(text)] for text in texts]
+        rows, lengths = _pad([[END, *self.encode(text)] for text in texts])
+        alike = _hash_last(rows, HISTORY_WORDS)
         weights = [getattr(self.rnn, name) for name in _CELL]
         hidden = cell = self.bias.new_zeros(1, self.rnn.hidden_size)
-        state_of = [0] * len(rows)  # which of the last states each text has
+        state_of = np.zeros(len(rows), np.int64)  # which of the last states each text has
+        places = np.zeros_like(rows)  # of each text's states among all
         states: list[Tensor] = []
         size = 0
-        places: list[list[int]] = [[] for _ in rows]  # of each text's states among all
-        for position in range(max(map(len, rows), default=0)):
-            found: dict[tuple[int, ...], int] = {}  # the last words, and their state
-            steps: list[tuple[int, int]] = []  # the state before each of these, and its word
-            for number, row in enumerate(rows):
-                if position < len(row):
-                    last = tuple(row[max(0, position + 1 - HISTORY_WORDS) : position + 1])
-                    if last not in found:
-                        found[last] = len(found)
-                        steps.append((state_of[number], row[position]))
-                    state_of[number] = found[last]
-                    places[number].append(size + found[last])
-            before, words = torch.tensor(steps).T
-            given = self.embedding(words)
+        for position in range(rows.shape[1]):
+            (here,) = np.nonzero(position < lengths)
+            _, first, number = np.unique(
+                alike[here, position], return_index=True, return_inverse=True
+            )
+            before = torch.from_numpy(state_of[here[first]])
+            given = self.embedding(torch.from_numpy(rows[here[first], position]))
             hidden, cell = torch.lstm_cell(given, (hidden[before], cell[before]), *weights)
+            state_of[here], places[here, position] = number, size + number
             states.append(hidden)
-            size += len(found)
-        wanted = torch.tensor([id_ for row in rows for id_ in (*row[1:], END)], dtype=torch.long)
-        expected = self.projection(torch.cat(states))[list(chain.from_iterable(places))]
+            size += len(first)
+        if not states:
+            return []
+        real = np.arange(rows.shape[1]) < lengths[:, None]
+        wanted = torch.from_numpy(np.pad(rows[:, 1:], ((0, 0), (0, 1)))[real])  # END is 0
+        expected = self.projection(torch.cat(states))[torch.from_numpy(places[real])]
         scores = (expected * self.embedding(wanted)).sum(1) + self.bias[wanted]
-        return list(scores.split([len(row) for row in rows]))
+        return list(scores.split(lengths.tolist()))
 
     def save(self, path: str | Path) -> None:
         """Write the model as one safetensors file, its matrices in eight bits."""
@@ -143,3 +144,20 @@ class RecurrentWordLM(nn.Module):
             reason = str(error).splitlines()[0]
             raise LanguageModelError(f"{path}: not a recurrent language model: {reason}") from error
         return model.eval()
+
+
+def _pad(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ids (N, T), behind each row's end those of `END`, and lengths (N,)."""
+    columns = list(zip_longest(*rows, fillvalue=END))
+    padded = np.array(columns, np.int64).reshape(len(columns), len(rows)).T
+    return np.ascontiguousarray(padded), np.array([len(row) for row in rows], np.int64)
+
+
+def _hash_last(rows: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
+    """Return a hash for each place of rows (N, T): of its id and the `count - 1` before it."""
+    hashed = np.zeros(rows.shape, np.uint64)
+    for back in range(min(count, rows.shape[1])):
+        hashed[:, back:] ^= rows[:, : rows.shape[1] - back].astype(np.uint64)
+        hashed *= _MULTIPLIER
+        hashed ^= hashed >> np.uint64(29)
+    return hashed

@@ -108,16 +108,18 @@ class MixedWordLM:
             texts: Words with spaces between them.
             share: Of the recurrent model, at most 1.
         """
+        if not texts:
+            return []
         words = [text.split() for text in texts]
-        gains = []
-        for row, found in zip(words, self.recurrent.score_texts(words), strict=True):
-            before = self.ngrams.score_words(row)
-            other = found.double().numpy().copy()
-            for place, word in enumerate(row):
-                if word not in self.recurrent.ids:
-                    single = self.ngrams.unigrams[self.ngrams.word_id(word)]
-                    other[place] += single - self._outside
-            with np.errstate(divide="ignore"):  # a share of all or nothing
-                mixed = np.logaddexp(np.log(share) + other, np.log1p(-share) + before)
-            gains.append(float((mixed - before).sum()))
+        found = torch.cat(self.recurrent.score_texts(words)).double().numpy()
+        ids, unknown = [], []
+        for row in words:
+            ids += [*map(self.ngrams.word_id, row), self.ngrams.end_id]
+            unknown += [*(word not in self.recurrent.ids for word in row), False]
+        before = self.ngrams.score_ids(np.array(ids))
+        found += np.where(unknown, self.ngrams.unigrams[ids] - self._outside, 0.0)
+        with np.errstate(divide="ignore"):  # a share of all or nothing
+            mixed = np.logaddexp(np.log(share) + found, np.log1p(-share) + before)
+        ends = np.cumsum([len(row) + 1 for row in words])
+        gains: list[float] = np.add.reduceat(mixed - before, [0, *ends[:-1]]).tolist()
         return gains

@@ -145,11 +145,11 @@ def shorten_history(tables: WordTables, history: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _score_words(tables: WordTables, history: int, words: Array) -> Array:
-    found = np.empty(len(words))
+def _score_ids(tables: WordTables, start: int, end: int, words: Array) -> Array:
+    found, history = np.empty(len(words)), start
     for place, word in enumerate(words):
         found[place] = word_log_prob(tables, history, word)
-        history = append_word(history, word)
+        history = start if word == end else append_word(history, word)
     return found
 
 
@@ -211,8 +211,11 @@ class WordNgramLM:
 
     def score_words(self, words: Sequence[str]) -> NDArray[np.float64]:
         """Return natural-log probabilities (W + 1,) of a sentence's words and of its end."""
-        ids = np.array([*map(self.word_id, words), self.end_id], np.int64)
-        found: NDArray[np.float64] = _score_words(self.tables, self.start_history, ids)
+        return self.score_ids(np.array([*map(self.word_id, words), self.end_id], np.int64))
+
+    def score_ids(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return natural-log probabilities (W,) of the words of sentences, each up to its end."""
+        found: NDArray[np.float64] = _score_ids(self.tables, self.start_history, self.end_id, ids)
         return found
 
     def columns(self) -> dict[str, NDArray[np.uint8]]:
