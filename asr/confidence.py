@@ -40,6 +40,7 @@ _OF_LIST = "agreement"  # log-odds that the word stands there, after all texts o
 # 1 without a language model; 1 where the search gives but one text.
 FEATURES = (*_OWN, *_LENGTH, *_OF_UTTERANCE, "no_lm", _OF_LIST, "no_list")
 _SUREST = 0.999  # of a word that all texts have
+_NEGLIGIBLE = 1e-5  # probability of a text from which on none matters
 
 
 class ConfidenceError(ValueError):
@@ -154,6 +155,8 @@ def agreement(texts: Sequence[Alternative]) -> list[float]:
     best = texts[0].text.split()
     sums = [0.0] * len(best)
     for text, share in zip(texts, shares, strict=True):
+        if share < _NEGLIGIBLE:
+            break
         for block in Levenshtein.opcodes(best, text.text.split()):
             if block.tag == "equal":
                 for place in range(block.src_start, block.src_end):

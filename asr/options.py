@@ -38,12 +38,12 @@ PRESETS = {
     "greedy": Preset({"method": "greedy"}, None, "the same as --method greedy"),
     "fast": Preset(
         {"method": "beam", "beam_size": 4, "ctc_weight": 1.0},
-        {"method": "words", "beam_size": 200, "margin": 10.5, "rescore": 20},
+        {"method": "words", "beam_size": 200, "margin": 10.5, "rescore": 50},
         "less time, more errors: a smaller beam",
     ),
     "accurate": Preset(
         {"method": "beam", "beam_size": 40},
-        {"method": "words", "beam_size": 3000, "margin": 12.5, "rescore": 100},
+        {"method": "words", "beam_size": 3000, "margin": 12.5, "rescore": 400},
         "fewer errors, more time: a larger beam",
     ),
 }

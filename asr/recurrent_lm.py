@@ -28,7 +28,7 @@ from asr.quantize import dequantize, quantize
 END, UNKNOWN = 0, 1  # ids of what is no word: a text's beginning and end, and any other word
 SPECIAL = 2  # ids below those of words
 # Texts of a list that agree in as many words go on as if they had agreed from the beginning.
-HISTORY_WORDS = 16
+HISTORY_WORDS = 6
 _FORMAT = "recurrent words 2"  # the first needed a softmax
 _WORDS = "words"
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of hashes

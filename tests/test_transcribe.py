@@ -170,8 +170,8 @@ def test_options_change_the_search_of_the_model(
     ("options", "expected"),
     [
         ([], {}),
-        (["--fast"], {"beam_size": 200, "margin": 10.5, "rescore": 20}),
-        (["--accurate"], {"beam_size": 3000, "margin": 12.5, "rescore": 100}),
+        (["--fast"], {"beam_size": 200, "margin": 10.5, "rescore": 50}),
+        (["--accurate"], {"beam_size": 3000, "margin": 12.5, "rescore": 400}),
         (["--beam-size", "5"], {"beam_size": 5}),
         (["--method", "beam"], CHARACTER_SEARCH),
         (["--method", "beam", "--fast"], {**CHARACTER_SEARCH, "beam_size": 4, "ctc_weight": 1.0}),

@@ -108,7 +108,7 @@ VARIANTS = (
         of_method=WORDS,
     ),
     Variant("second_pass_20", "the 20 best weighed again", {"rescore": 20}, of_method=WORDS),
-    Variant("second_pass_100", "the 100 best weighed again", {"rescore": 100}, of_method=WORDS),
+    Variant("second_pass_50", "the 50 best weighed again", {"rescore": 50}, of_method=WORDS),
     Variant(
         "second_pass", "weighed again by decoder and CTC over characters too",
         {"rescore_weight": 0.2, "ctc_weight": 0.3}, of_method=WORDS,
