@@ -174,7 +174,6 @@ class SearchConfig:
     beam_size: int = 8
     margin: float = 11.25  # nats behind the best at which it gives up; search over words only
     ctc_weight: float = 0.3  # attention has the rest
-    phones_alone: float = 0.0  # of the latter, share of a decoder that reads the phones alone
     lm_weight: float = 0.0  # of the language model, added to the rest; not for greedy search
     length_bonus: float = 0.0  # nats a character: makes up for what the language model takes
     word_bonus: float = 0.0  # nats a word; search over words only, as are the next five
@@ -351,7 +350,6 @@ def _check(config: Config) -> None:
     fractions = (
         ("train.ctc_weight", config.train.ctc_weight),
         ("search.ctc_weight", config.search.ctc_weight),
-        ("search.phones_alone", config.search.phones_alone),
         ("search.recurrent_share", config.search.recurrent_share),
         ("train.ema_decay", config.train.ema_decay),
         ("model.encoder_dropout", config.model.encoder_dropout),

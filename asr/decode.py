@@ -7,7 +7,7 @@ measured by one holds for the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from asr.ctc import CTCPrefixScorer, greedy_decode
 from asr.features import LogMel
 from asr.hotwords import HotwordScorer
 from asr.lm import CharNgramLM, LanguageModelScorer
-from asr.model import Decoder, EncoderOutput, SpeechModel
+from asr.model import EncoderOutput, SpeechModel
 from asr.precision import recognition_dtype
 from asr.search import Hypothesis, Scorer, beam_search, greedy_search
 from asr.stepper import AttentionScorer
@@ -236,7 +236,7 @@ def _search(
         return [[hypothesis] for hypothesis in best]
     scorers: list[tuple[Scorer, float]] = []
     if search.ctc_weight < 1.0:
-        scorers += _attention_scorers(model.decoder, encoded, search)
+        scorers.append((AttentionScorer(model.decoder, encoded), 1.0 - search.ctc_weight))
     if search.ctc_weight > 0.0:
         log_probs, lengths = model.ctc_log_probs(encoded)
         scorers.append((CTCPrefixScorer(log_probs, lengths, blank_id, eos_id), search.ctc_weight))
@@ -264,21 +264,3 @@ def _search(
         nbest=search.nbest,
         end_margin=_END_MARGIN,
     )
-
-
-def _attention_scorers(
-    decoder: Decoder, encoded: EncoderOutput, search: SearchConfig
-) -> list[tuple[Scorer, float]]:
-    """Return the decoder with its weight, or that of two readings, of which one sees phones alone.
-
-    It knows the frames of its training better than any others, and relies on them too much.
-    """
-    weight = 1.0 - search.ctc_weight
-    alone = search.phones_alone if encoded.phones_read is not None else 0.0
-    readings = [
-        (1.0 - alone, encoded),
-        (alone, replace(encoded, encoder_out=torch.zeros_like(encoded.encoder_out))),
-    ]
-    return [
-        (AttentionScorer(decoder, reading), weight * share) for share, reading in readings if share
-    ]

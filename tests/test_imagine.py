@@ -185,22 +185,3 @@ def test_the_decoder_leaves_phones_to_their_own_loss_and_may_see_them_alone() ->
     assert torch.equal(loss.for_decoder(encoded).memory, encoded.phones_read)
     loss.config = TrainConfig(phones_alone=0.0)
     assert torch.equal(loss.for_decoder(encoded).memory, encoded.memory)
-
-
-@torch.no_grad()
-def test_a_search_may_weigh_what_the_decoder_reads_from_phones_alone() -> None:
-    model, features = build().model, LogMel(FeatureConfig(num_mels=8))
-    model.phone_reader.output.weight.normal_()
-    given = (torch.randn(2, 8000), torch.tensor([8000, 6000]))
-    encoded = encode_batch(model, features, *given)
-
-    def best(phones_alone: float, frames: float = 1.0) -> list[float]:
-        search = SearchConfig(beam_size=4, ctc_weight=0.5, nbest=2, phones_alone=phones_alone)
-        seen = replace(encoded, encoder_out=encoded.encoder_out * frames)
-        found = decode_batch(model, features, TOKENIZER, *given, search, encoded=seen)
-        return [text.score for one in found for text in one.nbest]
-
-    model.ctc_head.weight.zero_()  # CTC sees the frames whatever the decoder does
-    assert best(1.0) == pytest.approx(best(0.0, frames=0.0), abs=1e-4)
-    assert best(1.0) != pytest.approx(best(0.0), abs=1e-2)
-    assert best(0.5) != pytest.approx(best(0.0), abs=1e-3)
