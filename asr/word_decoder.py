@@ -148,7 +148,7 @@ class WordDecoder:
             least = texts[0].score - _HOPELESS
             said.append([text.text for text in texts[: search.rescore] if text.score > least])
         asked = [text for texts in said if len(texts) > 1 for text in texts]
-        if not asked or self._mixed is None or not search.recurrent_share:
+        if self._mixed is None or not search.recurrent_share:
             return [[0.0] * len(texts) for texts in said]
         gains = iter(self._mixed.gains(asked, search.recurrent_share))
         return [
